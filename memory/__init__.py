@@ -1,0 +1,1 @@
+"""What is remembered: pure torch, free of ComfyUI."""

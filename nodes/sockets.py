@@ -1,0 +1,8 @@
+"""The sockets of our own values; everything on them is immutable."""
+
+from comfy_api.latest import io
+
+TL_STORYBOARD = io.Custom("TL_STORYBOARD")
+TL_MEMORY = io.Custom("TL_MEMORY")
+TL_PLAN = io.Custom("TL_PLAN")
+TL_RUN = io.Custom("TL_RUN")

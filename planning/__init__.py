@@ -1,0 +1,1 @@
+"""What is generated when, and what each step may see: plain ints and frozen dataclasses."""
