@@ -1,0 +1,221 @@
+"""How the pack and the host come into the tests.
+
+The pack's root is never on sys.path (its nodes/ would hide ComfyUI's): the pack is entered by path
+as the package `throughline`, and tests write `from throughline.memory... import ...`.
+
+With COMFYUI_PATH set (dev.py sets it for every level but `pure`) the real ComfyUI runs in this
+process, on the CPU. Without it the pack is a bare package: memory/ and planning/ can be imported,
+and the folders of HOST_FOLDERS are not collected. A test belongs to the level host, server or
+browser when it asks for one of that level's fixtures or lies in that level's folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests"
+HOST_FOLDERS = ("adapters", "nodes", "server", "browser", "workflows")
+LEVEL_OF_FIXTURE = {"browser": "browser", "server": "server", "comfy": "host"}
+LEVELS = ("pure", "host", "server", "browser")
+COMFYUI = os.environ.get("COMFYUI_PATH", "")
+THREADS = 1  # one thread gives the same floats on every machine, and cores are shared
+
+
+def _enter(name: str, folder: Path) -> ModuleType:
+    """Make a folder importable as the package `name`, without running its __init__.py."""
+    init = folder / "__init__.py"
+    spec = importlib.util.spec_from_file_location(
+        name, init, submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    return module
+
+
+PACK = _enter("throughline", ROOT)
+_enter("development", ROOT / "development")
+
+if COMFYUI:
+    sys.path.insert(0, COMFYUI)  # ComfyUI owns the top-level names nodes, utils, app, server
+    from comfy.cli_args import args
+
+    args.cpu = True  # before anything imports comfy.model_management
+    args.disable_api_nodes = True
+    import torch
+
+    torch.set_num_threads(THREADS)
+    if (ROOT / "__init__.py").exists():
+        assert PACK.__spec__ is not None and PACK.__spec__.loader is not None
+        PACK.__spec__.loader.exec_module(PACK)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without a host its folders are not even imported."""
+    inner = collection_path.relative_to(TESTS).parts if TESTS in collection_path.parents else ()
+    return True if not COMFYUI and inner and inner[0] in HOST_FOLDERS else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its level and run the levels in order.
+
+    The browser comes last: playwright's event loop, once started, keeps ComfyUI's executor from
+    starting its own in this process.
+    """
+    for item in items:
+        item.add_marker(getattr(pytest.mark, _level(item)))
+    items.sort(key=lambda item: LEVELS.index(_level(item)))
+
+
+def _level(item: pytest.Item) -> str:
+    fixtures = getattr(item, "fixturenames", ())
+    folder = item.path.relative_to(TESTS).parts[0]
+    for fixture, level in LEVEL_OF_FIXTURE.items():
+        if fixture in fixtures or folder == level or item.get_closest_marker(level):
+            return level
+    return "host" if folder in HOST_FOLDERS else "pure"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """With CI=true a skipped test is a failed test."""
+    outcome = yield
+    _forbid_skip(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a file that skips itself."""
+    outcome = yield
+    _forbid_skip(outcome.get_result())
+
+
+def _forbid_skip(report: Any) -> None:
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"nothing may be skipped with CI=true: {report.longrepr}"
+
+
+@pytest.fixture(scope="session")
+def comfy(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """ComfyUI's package `comfy` in this process: CPU, one thread, folders that are thrown away."""
+    if not COMFYUI:
+        pytest.skip("needs ComfyUI: run it with `python3 dev.py test`")
+    import comfy
+    import comfy.model_management
+    import folder_paths
+
+    base = tmp_path_factory.mktemp("comfy")
+    for kind in ("output", "input", "temp", "user"):
+        (base / kind).mkdir()
+        getattr(folder_paths, f"set_{kind}_directory")(str(base / kind))
+    return comfy
+
+
+@pytest.fixture
+def comfy_folders(
+    comfy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Path]:
+    """Fresh folders `output`, `input`, `temp` of ComfyUI for one test, by name."""
+    import folder_paths
+
+    folders = {}
+    for kind in ("output", "input", "temp"):
+        folders[kind] = tmp_path / kind
+        folders[kind].mkdir()
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(folders[kind]))
+    return folders
+
+
+class GraphError(Exception):
+    """A graph that the host refused, or that failed or was interrupted; `events` lie beside."""
+
+    def __init__(self, message: str, events: list[tuple[str, dict[str, Any]]]) -> None:
+        super().__init__(message)
+        self.events = events
+
+
+class GraphRunner:
+    """Runs prompts in API form through the real PromptExecutor of this process.
+
+    `runner(prompt)` gives (outputs by node id, events as (type, data) pairs). A graph that is
+    refused, fails or is interrupted raises `runner.error`, whose text is the host's message.
+    Nodes keep their results between the calls of one test, as in the server.
+    """
+
+    error = GraphError
+
+    def __init__(self, host: ModuleType, server: Any) -> None:
+        from execution import CacheType, PromptExecutor
+
+        self._host, self._server, self._count = host, server, 0
+        self._executor = PromptExecutor(
+            server,
+            cache_type=CacheType.CLASSIC,
+            cache_args={"lru": 0, "ram": 2.0, "ram_inactive": 2.0},
+        )
+
+    def __call__(
+        self, prompt: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+        import asyncio
+
+        import execution
+
+        self._count += 1
+        prompt_id = f"test-{self._count}"
+        events: list[tuple[str, dict[str, Any]]] = []
+        self._server.send_sync = lambda event, data, sid=None: events.append((event, data))
+        valid, error, good_outputs, node_errors = asyncio.run(
+            execution.validate_prompt(prompt_id, prompt, None)
+        )
+        if not valid:
+            raise GraphError(f"{error} {node_errors}", events)
+        self._executor.execute(prompt, prompt_id, {"client_id": "test"}, good_outputs)
+        if not self._executor.success:
+            kind, data = self._executor.status_messages[-1]
+            raise GraphError(data.get("exception_message", kind), events)
+        return self._executor.history_result["outputs"], events
+
+
+@pytest.fixture(scope="session")
+def prompt_server(comfy: ModuleType) -> Any:
+    """The host's server object, not listening, with core's and the pack's nodes registered.
+
+    The pack's classes are the very ones that `from throughline.nodes...` gives; the host's own way
+    of loading the folder is tested at the level server.
+    """
+    import asyncio
+
+    import nodes
+    import server
+
+    instance = server.PromptServer(asyncio.new_event_loop())
+    instance.client_id = "test"
+
+    async def register() -> None:
+        await nodes.init_public_apis()
+        await nodes.init_builtin_extra_nodes()
+        extension = await PACK.comfy_entrypoint()
+        await extension.on_load()
+        for node in await extension.get_node_list():
+            nodes.NODE_CLASS_MAPPINGS[node.GET_SCHEMA().node_id] = node
+
+    asyncio.run(register())
+    return instance
+
+
+@pytest.fixture
+def run_graph(prompt_server: Any, comfy: ModuleType, comfy_folders: dict[str, Path]) -> Callable:
+    """A GraphRunner whose output, input and temp folders belong to this test."""
+    return GraphRunner(comfy, prompt_server)
