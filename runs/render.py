@@ -1,0 +1,93 @@
+"""The dull loop: every planned segment that is not on disk yet is sampled, and is on disk
+before the next one starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from ..memory.statistics import hop, latent_statistics
+from ..planning.segments import Segment
+
+if TYPE_CHECKING:
+    from .folder import RunFolder
+
+Status = Literal["waiting", "running", "done", "reused", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentEvent:
+    """What happens to one segment, for the page and the log."""
+
+    segment: Segment
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedSegment:
+    """A sampled segment: latent b c t h w on the CPU and a small JPEG picture of it."""
+
+    latent: torch.Tensor
+    preview: bytes | None
+
+
+RenderSegment = Callable[[Segment, torch.Tensor | None], RenderedSegment]
+"""Samples a segment from the latent frames it is handed (None where it is handed none)."""
+
+Report = Callable[[SegmentEvent], None]
+
+
+def render_run(
+    folder: RunFolder,
+    segments: Sequence[Segment],
+    render: RenderSegment,
+    first_known: torch.Tensor | None,
+    report: Report,
+) -> tuple[Segment, ...]:
+    """Render what is missing, changed or damaged; returns the segments that were rendered.
+
+    `first_known` (b c k h w) is the start image's or latent's share of the first segment. The
+    folder is written to after every segment; whatever interrupts the loop, even the process being
+    killed, loses at most the segment in flight.
+    """
+    rendered: list[Segment] = []
+    for segment in segments:
+        state = folder.segment_state(segment.index)
+        if state.reused:
+            report(SegmentEvent(segment=segment, status="reused"))
+            continue
+        report(SegmentEvent(segment=segment, status="running", reason=state.reason))
+        try:
+            _render_one(folder, segment, render, first_known)
+        except BaseException as error:
+            report(SegmentEvent(segment=segment, status="failed", reason=str(error)))
+            raise
+        rendered.append(segment)
+        report(SegmentEvent(segment=segment, status="done"))
+    return tuple(rendered)
+
+
+def _render_one(
+    folder: RunFolder,
+    segment: Segment,
+    render: RenderSegment,
+    first_known: torch.Tensor | None,
+) -> None:
+    started = time.monotonic()
+    known = first_known
+    if segment.start == "tail":
+        known = folder.read_segment(segment.index - 1)[:, :, -segment.known_latent_frames :]
+    elif segment.start == "text":
+        known = None
+    result = render(segment, known)
+    statistics = latent_statistics(result.latent, segment.known_latent_frames)
+    if segment.start == "tail":
+        statistics |= hop(statistics, folder.statistics(segment.index - 1))
+    folder.write_segment(
+        segment.index, result.latent, statistics, time.monotonic() - started, result.preview
+    )
