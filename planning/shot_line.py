@@ -1,0 +1,212 @@
+"""One shot of a script: `[wide, 5s, continue] <Ana> looks up. {motion: push-in; seed: 7}`."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import storyboard as values
+from .spans import LISTED, NO_COMMENT, NUMBER, Span, file_names, real_number, value_of
+from .storyboard import Character, Location, Shot
+
+OVERRIDES = (
+    "motion",
+    "camera",
+    "seed",
+    "recall",
+    "refs",
+    "strength",
+    "lora",
+    "negative",
+    "audio",
+)
+
+_NO_NUMBER = r"nan|inf(?:inity)?"
+_SECONDS = re.compile(rf"([+-]?(?:{NUMBER}|{_NO_NUMBER}))\s*(?:s|secs?|seconds?|秒)", re.I | re.A)
+_QUANTITY = re.compile(
+    rf"[+-]?(?:{_NO_NUMBER}|{NUMBER}(?:\s*[-~:]\s*{NUMBER})*\s*-?\s*(%|[^\W\d_]*))", re.I
+)
+_SIZE_UNITS = ("mm", "shot")  # "35mm" is a lens and "2-shot" a framing, never a length of time
+_WHOLE = re.compile(r"\d{1,20}", re.A)
+_OVERRIDE = re.compile(r"([^:：]*)[:：]")
+_OVERRIDES_APART = re.compile("[;；]")
+
+
+@dataclass
+class Known:
+    """What a shot may refer to, names by their folded spelling; the readers add `warnings`."""
+
+    characters: dict[str, Character] = field(default_factory=dict)
+    locations: dict[str, Location] = field(default_factory=dict)
+    earlier: dict[str, None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, span: Span, text: str) -> None:
+        self.warnings.append(f"line {span.line}, column {span.column}: {text}")
+
+
+def read_shot(known: Known, span: Span, shot_id: str, scene: int, location: str | None) -> Shot:
+    """Read one line; every name, and every earlier shot, is in `known` already.
+
+    Raises StoryboardError with line and column. Adds to `known.warnings`.
+    """
+    bracket, rest = _leading_bracket(span)
+    caption, braces = _trailing_braces(rest)
+    if not caption.text:
+        raise rest.error("a shot needs a description, got none")
+    given: dict = _read_bracket(known, bracket) if bracket else {}
+    if braces:
+        given |= _read_braces(known, braces)
+    people = []
+    for tag in values.find_tags(caption.text, known.characters.values()):
+        if tag.name is None:
+            known.warn(caption.cut(tag.start), f"nobody is called {tag.words!r}; read as words")
+        else:
+            people.append(tag.name)
+    with span.placed():
+        return Shot(
+            id=shot_id,
+            scene=scene,
+            location=location,
+            characters=tuple(dict.fromkeys(people)),
+            caption=caption.text,
+            line=span.line,
+            **given,
+        )
+
+
+def _leading_bracket(span: Span) -> tuple[Span | None, Span]:
+    if not span.text.startswith("["):
+        return None, span
+    end = span.text.find("]")
+    if end < 0:
+        raise span.error("a '[' at the start of a shot needs its ']', got none")
+    again = span.text.find("[", 1, end)
+    if again > 0:
+        raise span.cut(again).error("a '[' inside the brackets of a shot is not accepted, got '['")
+    rest = span.cut(end + 1)
+    if rest.text.startswith("//"):
+        raise rest.error(NO_COMMENT)
+    return span.cut(1, end), rest
+
+
+def _read_bracket(known: Known, bracket: Span) -> dict[str, object]:
+    given: dict[str, object] = {}
+    sizes = []
+    for item in bracket.split(LISTED):
+        word = item.text.casefold()
+        seconds = _seconds(item)
+        if word in ("cut", "continue"):
+            if "transition" in given:
+                raise item.error(f"a shot takes one of cut and continue, got {word!r} as well")
+            given["transition"] = word
+        elif seconds is not None:
+            if "seconds" in given:
+                raise item.error(f"a shot takes one length, got {item.text!r} as well")
+            given["seconds"] = seconds
+        elif item.text:
+            if word in known.characters:
+                name = known.characters[word].name
+                known.warn(
+                    item, f"[{item.text}] is read as a shot size; write <{name}> for the character"
+                )
+            sizes.append(value_of(item, "size").text)
+    return given | {"size": ", ".join(sizes)}
+
+
+def _seconds(item: Span) -> float | None:
+    """The length that an item of the brackets gives, or None when it is about something else."""
+    plain = unicodedata.normalize("NFKC", item.text)
+    match = _SECONDS.fullmatch(plain)
+    if match:
+        seconds = float(match.group(1))
+        if not (math.isfinite(seconds) and 0 < seconds <= values.MAX_SECONDS):
+            raise item.error(
+                f"seconds per shot must be above 0 and at most {values.MAX_SECONDS:g}, "
+                f"got {item.text}"
+            )
+        return seconds
+    quantity = _QUANTITY.fullmatch(plain)
+    if quantity and (quantity.group(1) or "").lower() not in _SIZE_UNITS:
+        raise item.error(f"a length is written in seconds, such as 5s, got {item.text!r}")
+    return None
+
+
+def _trailing_braces(span: Span) -> tuple[Span, Span | None]:
+    start = span.text.find("{")
+    if start < 0:
+        return span, None
+    end = span.text.find("}", start)
+    if end < 0:
+        raise span.cut(start).error("a '{' needs its '}' on the same line, got none")
+    if "{" in span.text[start + 1 : end]:
+        raise span.cut(start).error("'{...}' must not hold another '{', got one")
+    if end != len(span.text) - 1:
+        raise span.cut(end + 1).error(
+            f"'{{...}}' must stand at the end of a shot, got {span.cut(end + 1).text!r} after it"
+        )
+    return span.cut(0, start), span.cut(start + 1, end)
+
+
+def _read_braces(known: Known, braces: Span) -> dict[str, object]:
+    given: dict[str, object] = {}
+    for item in braces.split(_OVERRIDES_APART):
+        if not item.text:
+            continue
+        match = _OVERRIDE.match(item.text)
+        key = match.group(1).strip().lower() if match else item.text
+        if match is None or key not in OVERRIDES:
+            raise item.error(
+                f"'{{key: value; ...}}' accepts the keys {', '.join(OVERRIDES)}, got {key!r}"
+            )
+        if key in given:
+            raise item.error(f"{key} may be given once per shot, got it twice")
+        given[key] = _override(known, key, value_of(item.cut(match.end()), key))
+    return given
+
+
+def _override(known: Known, key: str, value: Span) -> object:
+    readers: dict[str, Callable[[], object]] = {
+        "seed": lambda: _seed(value),
+        "strength": lambda: _strength(value),
+        "refs": lambda: file_names(value),
+        "lora": lambda: _file(value),
+        "audio": lambda: _file(value),
+        "recall": lambda: _recall(known, value),
+    }
+    return readers[key]() if key in readers else value.text
+
+
+def _seed(value: Span) -> int:
+    if not _WHOLE.fullmatch(value.text):
+        raise value.error(
+            f"seed must be a whole number from 0 to {values.MAX_SEED}, got {value.text!r}"
+        )
+    with value.placed():
+        values.check_seed(int(value.text))
+    return int(value.text)
+
+
+def _strength(value: Span) -> float:
+    strength = real_number(value, "strength")
+    with value.placed():
+        values.check_strength(strength)
+    return strength
+
+
+def _file(value: Span) -> str:
+    with value.placed():
+        values.check_references([value.text])
+    return value.text
+
+
+def _recall(known: Known, value: Span) -> tuple[str, ...]:
+    named = (*known.characters.values(), *known.locations.values())
+    found = []
+    for item in value.split(LISTED):
+        with item.placed():
+            found.append(values.find_recall(item.text, known.earlier, named))
+    return tuple(dict.fromkeys(found))
