@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .environment import ROOT, Host
+from .browser import ensure_browser
+from .environment import ROOT, Host, Problem, say
 
 LEVELS = ("pure", "host", "server", "browser")
 
@@ -29,10 +30,20 @@ def run(host: Host, what: Sequence[str], extra: Sequence[str]) -> int:
         os.environ.pop("COMFYUI_PATH", None)
     else:
         os.environ["COMFYUI_PATH"] = str(host.comfyui)
+    if not levels or "browser" in levels:
+        _provide_browser()
     import pytest
 
     targets = [_target(path) for path in paths] or [str(ROOT / "tests")]
     return int(pytest.main([*arguments, *extra, *targets]))
+
+
+def _provide_browser() -> None:
+    """Tell the tests where the browser is; without one they are skipped, with CI=true they fail."""
+    try:
+        os.environ["THROUGHLINE_BROWSER"] = str(ensure_browser())
+    except Problem as problem:
+        say(str(problem))
 
 
 def _target(path: str) -> str:

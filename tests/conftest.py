@@ -24,7 +24,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 HOST_FOLDERS = ("adapters", "nodes", "server", "browser", "workflows")
-LEVEL_OF_FIXTURE = {"browser": "browser", "server": "server", "comfy": "host"}
+LEVEL_OF_FIXTURE = {
+    "browser": "browser",
+    "server": "server",
+    "new_server": "server",
+    "comfy": "host",
+}
 LEVELS = ("pure", "host", "server", "browser")
 COMFYUI = os.environ.get("COMFYUI_PATH", "")
 THREADS = 1  # one thread gives the same floats on every machine, and cores are shared
@@ -219,3 +224,42 @@ def prompt_server(comfy: ModuleType) -> Any:
 def run_graph(prompt_server: Any, comfy: ModuleType, comfy_folders: dict[str, Path]) -> Callable:
     """A GraphRunner whose output, input and temp folders belong to this test."""
     return GraphRunner(comfy, prompt_server)
+
+
+@pytest.fixture(scope="session")
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Make further servers: `new_server(base=None, arguments=(), environ=None)`, not yet started.
+
+    Each gets a base directory of its own unless one is given; all are stopped at the end. Call
+    `.start()`, `.stop()`, `.kill()` on it; see development/server.py.
+    """
+    if not COMFYUI:
+        pytest.skip("needs ComfyUI: run it with `python3 dev.py test`")
+    from development.environment import Host
+    from development.server import Server, environ_with_threads
+
+    made: list[Server] = []
+
+    def make(
+        base: Path | None = None, arguments: tuple[str, ...] = (), environ: Any = None
+    ) -> Server:
+        server = Server(
+            Host(Path(COMFYUI), Path(sys.executable)),
+            base or tmp_path_factory.mktemp("base"),
+            ("--cpu", *arguments),
+            {**environ_with_threads(THREADS), **(environ or {})},
+        )
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(new_server: Callable[..., Any]) -> Any:
+    """The server that all tests of a run share. `server.run(prompt)` gives (events, history)."""
+    shared = new_server()
+    shared.start()
+    return shared
