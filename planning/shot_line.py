@@ -204,7 +204,7 @@ def _file(value: Span) -> str:
 
 
 def _recall(known: Known, value: Span) -> tuple[str, ...]:
-    named = (*known.characters.values(), *known.locations.values())
+    named: list[Character | Location] = [*known.characters.values(), *known.locations.values()]
     found = []
     for item in value.split(LISTED):
         with item.placed():

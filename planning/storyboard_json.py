@@ -11,13 +11,14 @@ from .storyboard import (
     Shot,
     Storyboard,
     StoryboardError,
+    Transition,
     find_tags,
     listed,
 )
 
 VERSION = 1
 
-_CUT = {"cut": True, "continue": False, None: None}
+_CUT: dict[Transition | None, bool | None] = {"cut": True, "continue": False, None: None}
 _TRANSITION = {cut: transition for transition, cut in _CUT.items()}
 
 
