@@ -46,19 +46,19 @@ def render_run(
     folder: RunFolder,
     segments: Sequence[Segment],
     render: RenderSegment,
-    first_known: torch.Tensor | None,
+    first_known: Callable[[], torch.Tensor | None],
     report: Report,
 ) -> tuple[Segment, ...]:
     """Render what is missing, changed or damaged; returns the segments that were rendered.
 
-    `first_known` (b c k h w) is the start image's or latent's share of the first segment. The
-    folder is written to after every segment; whatever interrupts the loop, even the process being
-    killed, loses at most the segment in flight.
+    `first_known` gives the start image's or latent's share (b c k h w) of the first segment, when
+    that is rendered. The folder is written to after every segment; whatever interrupts the loop,
+    even the process being killed, loses at most the segment in flight.
     """
     rendered: list[Segment] = []
     for segment in segments:
-        state = folder.segment_state(segment.index)
-        if state.reused:
+        state = folder.state()[segment.index]
+        if state.status == "reused":
             report(SegmentEvent(segment=segment, status="reused"))
             continue
         report(SegmentEvent(segment=segment, status="running", reason=state.reason))
@@ -76,18 +76,19 @@ def _render_one(
     folder: RunFolder,
     segment: Segment,
     render: RenderSegment,
-    first_known: torch.Tensor | None,
+    first_known: Callable[[], torch.Tensor | None],
 ) -> None:
     started = time.monotonic()
-    known = first_known
+    known = None
     if segment.start == "tail":
         known = folder.read_segment(segment.index - 1)[:, :, -segment.known_latent_frames :]
-    elif segment.start == "text":
-        known = None
+    elif segment.known_latent_frames:
+        known = first_known()
     result = render(segment, known)
     statistics = latent_statistics(result.latent, segment.known_latent_frames)
     if segment.start == "tail":
-        statistics |= hop(statistics, folder.statistics(segment.index - 1))
+        before = folder.run.segments[segment.index - 1].statistics
+        statistics |= hop(statistics, before)
     folder.write_segment(
         segment.index, result.latent, statistics, time.monotonic() - started, result.preview
     )

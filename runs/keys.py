@@ -1,0 +1,82 @@
+"""What a segment is made from, as one hash: equal keys mean that the same latents are wanted."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import blake3
+
+if TYPE_CHECKING:
+    from ..planning.segments import Segment
+
+POSITION_FIELDS = frozenset({"index", "shot", "shot_id", "chain"})
+"""Fields of a segment that say where it stands and change no pixel. Every other field, also one
+that is added later, is part of its key."""
+
+STARTS = "starts"
+"""Reserved entry of the run's parameters: by kind of start ("image", "latent", "memory"), what such
+a segment starts from. It enters the keys of those segments only, so that another start image does
+not throw away the shots that start from text."""
+
+
+def canonical(value: object, name: str = "parameters") -> Any:
+    """`value` as plain JSON data: tuples become lists and 4.0 becomes 4, since graphs say either.
+
+    Raises ValueError naming the entry for what JSON cannot say (NaN, tensors, keys that are not
+    text).
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"{name} must be Unicode text, got half a character in {value!r:.60}")
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise ValueError(f"{name} must have text keys, got {wrong[0]!r}")
+        return {key: canonical(value[key], f"{name}.{key}") for key in value}
+    if isinstance(value, list | tuple):
+        return [canonical(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    raise ValueError(f"{name} must be JSON data, got {type(value).__name__}")
+
+
+def canonical_json(value: object, name: str = "parameters") -> bytes:
+    """`value` as JSON with sorted keys and no spaces: the same data give the same bytes."""
+    data = canonical(value, name)
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def hash_json(value: object) -> str:
+    """BLAKE3 of the canonical JSON, as 64 hexadecimal digits."""
+    return blake3.blake3(canonical_json(value)).hexdigest()
+
+
+def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -> tuple[str, ...]:
+    """The key of each segment: run parameters, its own, and the key of the segment it continues.
+
+    Raises ValueError for a first segment that starts from a tail.
+    """
+    shared = {name: value for name, value in parameters.items() if name != STARTS}
+    starts = parameters.get(STARTS, {})
+    base = hash_json(shared)
+    keys: list[str] = []
+    for segment in segments:
+        own = {
+            name: value
+            for name, value in dataclasses.asdict(segment).items()
+            if name not in POSITION_FIELDS
+        }
+        parent = None
+        if segment.start == "tail":
+            if not keys:
+                raise ValueError("segment 1 cannot start from a tail: nothing comes before it")
+            parent = keys[-1]
+        keys.append(hash_json([base, own, starts.get(segment.start), parent]))
+    return tuple(keys)
