@@ -3,7 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-NODES: list[type[io.ComfyNode]] = []
+from . import sampling
+
+NODES: list[type[io.ComfyNode]] = [*sampling.NODES]
 
 
 class ThroughlineExtension(ComfyExtension):

@@ -56,7 +56,7 @@ def parse_storyboard(text: str) -> Storyboard:
         _read_line(draft, span)
     if not draft.shots:
         last = max(1, len(text.splitlines()))
-        raise StoryboardError("the script has no shots: write one line per shot", last, 1)
+        raise StoryboardError(values.NO_SHOTS, last, 1)
     return _finished(draft)
 
 

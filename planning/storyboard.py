@@ -20,6 +20,8 @@ MAX_SEED = 2**64 - 1  # the range of ComfyUI's seed widgets
 MAX_STRENGTH = 10.0  # the range of ComfyUI's conditioning strength widgets
 MAX_NAME = 64
 
+NO_SHOTS = "the script must have at least one shot, one per line, got no shots"
+
 Transition = Literal["cut", "continue"]
 
 _NAME = re.compile(r"[^\W\d][\w .'\-]*")
@@ -37,7 +39,7 @@ class StoryboardError(ValueError):
         self.problem = problem
         self.line = line
         self.column = column
-        place = "" if line is None else f"line {line}, column {column or 1}: "
+        place = "" if line is None else f"script, line {line}, column {column or 1}: "
         super().__init__(place + problem)
 
     def at(self, line: int, column: int) -> StoryboardError:
@@ -147,7 +149,7 @@ class Storyboard:
 
     def __post_init__(self) -> None:
         if not self.shots:
-            raise StoryboardError("the script has no shots: write one line per shot")
+            raise StoryboardError(NO_SHOTS)
         if self.fps is not None:
             check_fps(self.fps)
         if self.aspect:

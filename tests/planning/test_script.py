@@ -114,9 +114,9 @@ def test_brackets_in_any_order(
 @pytest.mark.parametrize(
     ("text", "line", "column", "words"),
     [
-        ("", 1, 1, "no shots"),
-        ("// only this\n\n", 2, 1, "no shots"),
-        ("title: x", 1, 1, "no shots"),
+        ("", 1, 1, "at least one shot"),
+        ("// only this\n\n", 2, 1, "at least one shot"),
+        ("title: x", 1, 1, "at least one shot"),
         ("a\n[0s] b", 2, 2, "above 0 and at most 3600, got 0s"),
         ("[-1s] a", 1, 2, "got -1s"),
         ("[wide, nan s] a", 1, 8, "got nan s"),
@@ -176,7 +176,7 @@ def test_what_is_wrong_is_named_with_its_place(
     assert isinstance(caught.value, ValueError)
     assert words in str(caught.value)
     assert (caught.value.line, caught.value.column) == (line, column)
-    assert str(caught.value).startswith(f"line {line}, column {column}: ")
+    assert str(caught.value).startswith(f"script, line {line}, column {column}: ")
 
 
 @pytest.mark.parametrize(

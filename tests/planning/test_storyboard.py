@@ -196,7 +196,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
     ("path", "value", "words"),
     [
         ("version", 2, "version must be 1, which this pack reads, got 2"),
-        ("shots", [], "no shots"),
+        ("shots", [], "at least one shot"),
         ("shots", {}, "shots of the storyboard must be a list"),
         ("shots/0/seconds", 0, "above 0 and at most 3600, got 0"),
         ("shots/0/seconds", float("nan"), "got nan"),

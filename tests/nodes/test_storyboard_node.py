@@ -1,0 +1,74 @@
+"""The node ThroughlineStoryboard, directly and through the host's validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def graph(**inputs: Any) -> dict[str, Any]:
+    return {"1": {"class_type": "ThroughlineStoryboard", "inputs": inputs}}
+
+
+@pytest.fixture
+def storyboard_node(comfy: ModuleType) -> ModuleType:
+    from throughline.nodes import storyboard
+
+    return storyboard
+
+
+def test_the_example_script_is_read_without_a_warning(storyboard_node: ModuleType) -> None:
+    story = storyboard_node.read_script(storyboard_node.EXAMPLE_SCRIPT, 0.0)
+    assert [shot.id for shot in story.shots] == ["1.1", "1.2", "1.3"]
+    assert story.warnings == ()
+    assert story.fps is None
+
+
+def test_an_fps_above_zero_replaces_that_of_the_script(storyboard_node: ModuleType) -> None:
+    assert storyboard_node.read_script("fps: 12\na", 0.0).fps == 12.0
+    assert storyboard_node.read_script("fps: 12\na", 24.0).fps == 24.0
+
+
+@pytest.mark.parametrize("fps", [-1.0, 241.0, float("nan"), float("inf")])
+def test_a_bad_fps_is_named(storyboard_node: ModuleType, fps: float) -> None:
+    with pytest.raises(ValueError, match=f"fps must be above 0 and at most 240, got {fps:g}"):
+        storyboard_node.read_script("a", fps)
+
+
+def test_the_table_stands_on_the_node(run_graph: Callable) -> None:
+    script = "title: Rain\n[wide, 5s] <Bob> waits.\n" + "x" * 80
+    outputs, events = run_graph(graph(script=script))
+    assert outputs["1"]["text"] == [
+        "Rain: 2 shots, 5 s and 1 without a length of their own\n"
+        "shot  length  start  size  caption\n"
+        "1.1   5 s     -      wide  Bob waits.\n"
+        "1.2   -       -      -     " + "x" * 59 + "…\n"
+        "Warning, line 2, column 12: nobody is called 'Bob'; read as words",
+    ]
+    assert any(isinstance(data, bytes) and b"Bob waits" in data for _, data in events)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("a\n[0s] b", "script, line 2, column 2: seconds per shot must be above 0"),
+        ("", "script, line 1, column 1: the script must have at least one shot"),
+    ],
+)
+def test_a_bad_script_is_refused_before_anything_runs(
+    run_graph: Callable, script: str, words: str
+) -> None:
+    with pytest.raises(run_graph.error) as caught:
+        run_graph(graph(script=script))
+    assert words in str(caught.value)
+    assert not caught.value.events
+
+
+def test_a_linked_script_is_refused_when_it_has_come(run_graph: Callable) -> None:
+    prompt = graph(script=["2", 0])
+    prompt["2"] = {"class_type": "PrimitiveString", "inputs": {"value": "[5min] a"}}
+    with pytest.raises(run_graph.error, match="script, line 1, column 2: a length is written in"):
+        run_graph(prompt)
