@@ -24,11 +24,10 @@ class Capabilities:
     """What a family does natively.
 
     `known_latent_frames` is the most clean latent frames that may start a segment, None for any
-    number; 0 says that the family cannot continue. `tail_tolerance` is the largest absolute
-    difference, in units of the latent, between the tail handed over and the first latent frames
-    of the segment made from it (0 for families that keep them by construction; float rounding of
-    the latent format's scaling comes on top).
-    `own_sampler` names the core sampler that the family needs, None for any.
+    number. Every family here keeps them by construction: the first latent frames of a segment are
+    the tail it was handed, but for the float rounding of the latent format's scaling.
+    `own_sampler` names the core sampler that the family needs, None for any; `guidance` is false
+    where that sampler knows one conditioning only, so that cfg must be 1.
     """
 
     known_latent_frames: int | None
@@ -37,6 +36,7 @@ class Capabilities:
     middle_frames: bool = False
     per_frame_timestep: bool = False
     own_sampler: str | None = None
+    guidance: bool = True
     segment_latent_frames: int = 21
 
 

@@ -35,6 +35,7 @@ class WanCausal:
             known_latent_frames=None,
             known_latent_frames_default=3,
             own_sampler="ar_video",
+            guidance=False,
             segment_latent_frames=WAN_LATENT_FRAMES,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -34,7 +36,7 @@ def latent_statistics(latent: torch.Tensor, known_latent_frames: int) -> dict[st
     }
 
 
-def hop(statistics: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+def hop(statistics: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
     """Ratio of a segment's measures to those of the segment before (1.0 is no drift)."""
     names = ("std", "detail", "motion")
     return {

@@ -1,0 +1,302 @@
+"""From the sampler node's inputs to a film: every check and decision first, then the rendering.
+
+This is the one place where adapters (models) and runs (the folder on disk) meet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import torch
+
+from ..adapters.families import family_of
+from ..adapters.family import Capabilities, Conditioning, Family
+from ..adapters.fingerprint import (
+    fingerprint_model,
+    fingerprint_text_encoder,
+    fingerprint_vae,
+    fingerprint_value,
+)
+from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
+from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
+from ..planning.script import parse_storyboard
+from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
+from ..planning.storyboard import Shot, Storyboard
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
+
+CFG_LIMIT = 100.0
+"""The range of ComfyUI's own cfg widgets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmRequest:
+    """The inputs of ThroughlineARSegmentSampler, as they come from the graph.
+
+    `start_image` is [frames, height, width, 3] in 0..1; `start_latent` ComfyUI's LATENT.
+    `segment_frames` and `tail_latent_frames` of 0 leave the choice to the model's family.
+    """
+
+    model: ModelPatcher
+    vae: VAE
+    clip: CLIP | None
+    positive: Conditioning | None
+    negative: Conditioning | None
+    clip_vision_output: Any | None
+    start_image: torch.Tensor | None
+    start_latent: dict[str, Any] | None
+    storyboard: Storyboard | None
+    script: str
+    negative_prompt: str
+    width: int
+    height: int
+    seconds_per_shot: float
+    fps: float
+    unmarked_shots: str
+    segment_frames: int
+    tail_latent_frames: int
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    sigmas: torch.Tensor | None
+    sampler: comfy.samplers.KSAMPLER | None
+    run_name: str
+    retakes: str
+    memory: Any | None
+    plan: Any | None
+
+
+def film_request(inputs: Mapping[str, Any]) -> FilmRequest:
+    """The request of a node's `execute`; optional inputs that are not connected become None."""
+    return FilmRequest(**{field.name: inputs.get(field.name) for field in fields(FilmRequest)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A planned film: nothing is sampled yet, and nothing can be refused any more."""
+
+    request: FilmRequest
+    family: Family
+    geometry: LatentGeometry
+    sampler: SamplerSettings
+    segments: tuple[Segment, ...]
+    parameters: dict[str, Any]
+
+    def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
+        return self.geometry.latent_shape(
+            segment.latent_frames, self.request.height, self.request.width
+        )
+
+
+def plan_film(request: FilmRequest) -> Film:
+    """Check every input and plan the segments. Raises ValueError naming input, rule and value."""
+    for name, value in (("memory", request.memory), ("plan", request.plan)):
+        if value is not None:
+            raise ValueError(f"{name} is not read by this version, got {type(value).__name__}")
+    family = family_of(request.model)
+    capabilities = family.capabilities(request.model)
+    geometry = read_geometry(request.model)
+    check_vae(geometry, request.vae)
+    geometry.latent_shape(1, request.height, request.width)
+    _check_texts(request)
+    start, first_known = _check_start(request, capabilities, geometry, family)
+    sampler = _sampler_settings(request, capabilities, family)
+    segments = plan_segments(
+        request.storyboard or parse_storyboard(request.script),
+        FilmSettings(
+            fps=request.fps,
+            grid=geometry.grid,
+            segment_latent_frames=_segment_latent_frames(request, capabilities, geometry),
+            tail_latent_frames=_tail_latent_frames(request, capabilities, family),
+            seconds_per_shot=request.seconds_per_shot,
+            unmarked_shots="cut" if request.unmarked_shots == "cut" else "continue",
+            seed=request.seed,
+            first_start=start,
+            first_known_latent_frames=first_known,
+            takes=parse_takes(request.retakes),
+        ),
+    )
+    return Film(
+        request=request,
+        family=family,
+        geometry=geometry,
+        sampler=sampler,
+        segments=segments,
+        parameters=_parameters(request, family, sampler, start),
+    )
+
+
+def plan_segment(inputs: Mapping[str, Any]) -> Film:
+    """ThroughlineSegment's inputs as a film of one shot of exactly one segment."""
+    model, previous = inputs["model"], inputs.get("previous")
+    grid = read_geometry(model).grid
+    family = family_of(model)
+    request = film_request(
+        {
+            **inputs,
+            "start_latent": previous,
+            "script": "",
+            "negative_prompt": "",
+            "fps": float(grid.frames_per_latent),
+            "seconds_per_shot": 1.0,
+            "unmarked_shots": "continue",
+            "run_name": "",
+            "retakes": "",
+        }
+    )
+    capabilities = family.capabilities(model)
+    _, known = _check_start(request, capabilities, read_geometry(model), family)
+    new = grid.latent_frames(request.segment_frames) - known
+    if new < 1:
+        raise ValueError(
+            f"segment_frames must be more than the {grid.frames(known)} frames it starts from, "
+            f"got {request.segment_frames}"
+        )
+    shot = Shot(id="1", caption="one segment", seconds=float(new))
+    return plan_film(replace(request, storyboard=Storyboard(shots=(shot,))))
+
+
+def _check_texts(request: FilmRequest) -> None:
+    if request.clip is None and request.positive is None:
+        raise ValueError("clip or positive must be connected, got neither")
+    if request.clip is not None and request.positive is not None:
+        raise ValueError(
+            "clip or positive must be connected, got both: clip encodes a prompt per shot, "
+            "positive is one conditioning for all of them"
+        )
+    if not (math.isfinite(request.cfg) and 0.0 <= request.cfg <= CFG_LIMIT):
+        raise ValueError(f"cfg must be 0 to {CFG_LIMIT:g}, got {request.cfg}")
+    if request.clip is None and request.negative is None and request.cfg != 1.0:
+        raise ValueError(
+            f"negative must be connected when positive is and cfg is not 1, got cfg {request.cfg:g}"
+        )
+    for name, conditioning in (("positive", request.positive), ("negative", request.negative)):
+        if conditioning is not None and not conditioning:
+            raise ValueError(f"{name} must hold a conditioning, got an empty one")
+        for embedding, _ in conditioning or []:
+            if not bool(torch.isfinite(embedding).all()):
+                raise ValueError(f"{name} must be finite, got NaN or infinity")
+
+
+def _check_start(
+    request: FilmRequest, capabilities: Capabilities, geometry: LatentGeometry, family: Family
+) -> tuple[Start, int]:
+    """What the first segment starts from, and how many latent frames of it are known."""
+    if request.start_image is not None and request.start_latent is not None:
+        raise ValueError("start_image or start_latent may be connected, got both")
+    if request.start_image is not None:
+        known = _check_start_image(request.start_image, geometry)
+        start: Start = "image"
+    elif request.start_latent is not None:
+        tail = _tail_latent_frames(request, capabilities, family)
+        known = min(_check_start_latent(request, geometry), tail)
+        start = "latent"
+    else:
+        return "text", 0
+    limit = capabilities.known_latent_frames
+    if limit is not None and known > limit:
+        raise ValueError(
+            f"{family.name} starts from at most {limit} latent frames "
+            f"({geometry.grid.frames(limit)} frames), got {known}"
+        )
+    return start, known
+
+
+def _check_start_image(image: torch.Tensor, geometry: LatentGeometry) -> int:
+    if image.ndim != 4 or image.shape[-1] < 3:
+        raise ValueError(
+            f"start_image must be frames, height, width, 3 colours, got {tuple(image.shape)}"
+        )
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError("start_image must be finite, got NaN or infinity")
+    return geometry.grid.latent_frames(image.shape[0])
+
+
+def _check_start_latent(request: FilmRequest, geometry: LatentGeometry) -> int:
+    samples = (request.start_latent or {}).get("samples")
+    if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
+        raise ValueError(
+            f"start_latent must be one video latent, got {type(samples).__name__}: latents of "
+            "video and sound together are not supported"
+        )
+    expected = geometry.latent_shape(samples.shape[2], request.height, request.width)
+    if samples.ndim != 5 or tuple(samples.shape) != expected:
+        raise ValueError(
+            f"start_latent must have the shape {expected} for {request.width} x {request.height} "
+            f"pixels, got {tuple(samples.shape)}"
+        )
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError("start_latent must be finite, got NaN or infinity")
+    return int(samples.shape[2])
+
+
+def _segment_latent_frames(
+    request: FilmRequest, capabilities: Capabilities, geometry: LatentGeometry
+) -> int:
+    if request.segment_frames == 0:
+        return capabilities.segment_latent_frames
+    return geometry.grid.latent_frames(request.segment_frames)
+
+
+def _tail_latent_frames(request: FilmRequest, capabilities: Capabilities, family: Family) -> int:
+    limit = capabilities.known_latent_frames
+    tail = request.tail_latent_frames or capabilities.known_latent_frames_default
+    if limit is not None and tail > limit:
+        raise ValueError(
+            f"{family.name} continues from at most {limit} latent frames, "
+            f"got tail_latent_frames {tail}"
+        )
+    return tail
+
+
+def _sampler_settings(
+    request: FilmRequest, capabilities: Capabilities, family: Family
+) -> SamplerSettings:
+    own, name = capabilities.own_sampler, request.sampler_name
+    if request.sampler is None and own is not None and name != own:
+        raise ValueError(f"{family.name} needs the sampler '{own}', got sampler_name '{name}'")
+    if not capabilities.guidance and request.cfg != 1.0:
+        raise ValueError(f"{family.name} samples without guidance: cfg must be 1, got {request.cfg:g}")
+    if request.sampler is None and own is None and name == "ar_video":
+        raise ValueError(f"sampler_name 'ar_video' needs a causal Wan model, got {family.name}")
+    if request.sigmas is not None:
+        sigmas = check_sigmas(request.sigmas)
+    elif request.steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {request.steps}")
+    else:
+        sigmas = schedule_sigmas(request.model, name, request.scheduler, request.steps)
+    sampler = request.sampler or comfy.samplers.sampler_object(name)
+    return SamplerSettings(sampler=sampler, sigmas=sigmas, cfg=request.cfg)
+
+
+def _parameters(
+    request: FilmRequest, family: Family, sampler: SamplerSettings, start: Start
+) -> dict[str, Any]:
+    """Everything that affects pixels beside the segments' own fields, as JSON data."""
+    starts = {
+        "image": request.start_image,
+        "latent": (request.start_latent or {}).get("samples"),
+    }
+    return {
+        "model": fingerprint_model(request.model),
+        "vae": fingerprint_vae(request.vae),
+        "text_encoder": fingerprint_text_encoder(request.clip) if request.clip else None,
+        "positive": fingerprint_value(request.positive),
+        "negative": fingerprint_value(request.negative or request.negative_prompt),
+        "clip_vision_output": fingerprint_value(request.clip_vision_output),
+        "family": family.name,
+        "sampler": fingerprint_value(sampler.sampler),
+        "sigmas": [float(sigma) for sigma in sampler.sigmas],
+        "cfg": request.cfg,
+        "width": request.width,
+        "height": request.height,
+        "starts": {start: fingerprint_value(starts[start])} if start in starts else {},
+    }

@@ -1,0 +1,235 @@
+"""Renders a planned film into its run folder, with progress, previews and events for the page."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import comfy.utils
+import folder_paths
+import latent_preview
+import torch
+from PIL import Image
+
+from ..adapters.blank import BlankClips
+from ..adapters.family import Conditioning, with_values
+from ..adapters.fingerprint import fingerprint_value
+from ..adapters.sampling import StepCallback, sample_segment
+from ..planning.segments import Segment
+from ..runs.contact_sheet import contact_sheet
+from ..runs.folder import RunFolder, plan_run
+from ..runs.manifest import FILE_NAME
+from ..runs.paths import run_path
+from ..runs.render import RenderedSegment, SegmentEvent, Status, render_run
+from ..runs.run import Run
+from .events import announce_segment
+from .film import Film
+
+if TYPE_CHECKING:
+    from comfy.sd import VAE
+
+RUNS_FOLDER = "throughline"
+"""Runs lie in this folder of ComfyUI's output folder."""
+
+PREVIEW_SIDE = 256
+"""Longest side of a segment's thumbnail in pixels (our choice: a sidebar shows less)."""
+
+PREVIEW_QUALITY = 85
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedFilm:
+    """`last_latent` b c t h w; `sheet` [1, height, width, 3] in 0..1; `summary` in words."""
+
+    run: Run
+    last_latent: torch.Tensor
+    sheet: torch.Tensor
+    summary: str
+
+
+def runs_root() -> Path:
+    return Path(folder_paths.get_output_directory()) / RUNS_FOLDER
+
+
+def describe_film(film: Film) -> str:
+    """What queueing the film would render and why, without rendering or writing anything."""
+    states = plan_run(runs_root(), film.request.run_name, film.parameters, film.segments)
+    return "\n".join(
+        f"segment {segment.number} ({segment.shot_id}): "
+        + ("finished" if state.status == "reused" else f"to render, {state.reason}")
+        for segment, state in zip(film.segments, states, strict=True)
+    )
+
+
+def render_film(film: Film, node_id: str) -> RenderedFilm:
+    """Render what the run folder lacks; finished segments are read from disk."""
+    request = film.request
+    with RunFolder.open(
+        runs_root(), request.run_name, film.parameters, film.segments, fps=request.fps
+    ) as folder:
+        missing = sum(state.status != "reused" for state in folder.state())
+        renderer = FilmRenderer(film, node_id, missing)
+        rendered = render_run(
+            folder, film.segments, renderer.render, renderer.first_known, renderer.report
+        )
+        run = folder.run
+        last = folder.read_segment(film.segments[-1].index)
+    return RenderedFilm(
+        run=run,
+        last_latent=last,
+        sheet=contact_sheet(run),
+        summary=_summary(film, len(rendered)),
+    )
+
+
+def render_one(film: Film, node_id: str) -> torch.Tensor:
+    """The latent b c t h w of a film of one segment, without a run folder."""
+    renderer = FilmRenderer(film, node_id, 1)
+    return renderer.sample(film.segments[0], renderer.first_known())
+
+
+def run_digest(run_name: str) -> str:
+    """Changes whenever the run's manifest on disk does, so that the host runs the node again."""
+    manifest = run_path(runs_root(), run_name) / FILE_NAME
+    return fingerprint_value(manifest.read_bytes() if manifest.is_file() else None)
+
+
+def _summary(film: Film, rendered: int) -> str:
+    reused = len(film.segments) - rendered
+    return (
+        f"{film.request.run_name}: {len(film.segments)} segments, {rendered} rendered, "
+        f"{reused} reused from disk"
+    )
+
+
+class FilmRenderer:
+    """Samples the segments of one film. Conditioning and blank clips live as long as the run."""
+
+    def __init__(self, film: Film, node_id: str, segments_to_render: int) -> None:
+        self._film = film
+        self._node_id = node_id
+        self._blanks = BlankClips(film.request.vae)
+        self._conditioning: dict[str, Conditioning] = {}
+        self._progress = comfy.utils.ProgressBar(max(1, segments_to_render * film.sampler.steps))
+        self._previewer = latent_preview.get_previewer(
+            film.request.model.load_device, film.request.model.get_model_object("latent_format")
+        )
+
+    def first_known(self) -> torch.Tensor | None:
+        """The start image's or latent's share of the first segment, b c k h w; encodes it."""
+        request, first = self._film.request, self._film.segments[0]
+        if first.start == "image":
+            assert request.start_image is not None
+            return encode_start(request.vae, request.start_image, request.width, request.height)
+        if first.start == "latent":
+            assert request.start_latent is not None
+            return request.start_latent["samples"][:, :, -first.known_latent_frames :].float()
+        return None
+
+    def render(self, segment: Segment, known: torch.Tensor | None) -> RenderedSegment:
+        latent = self.sample(segment, known)
+        preview = preview_jpeg(self._film.request.vae, latent, segment)
+        return RenderedSegment(latent=latent, preview=preview)
+
+    def sample(self, segment: Segment, known: torch.Tensor | None) -> torch.Tensor:
+        """The segment's latent b c t h w, started from the latent frames `known`."""
+        film, request = self._film, self._film.request
+        return sample_segment(
+            film.family,
+            request.model,
+            self._blanks,
+            self._positive(segment),
+            self._negative(segment),
+            film.sampler,
+            film.latent_shape(segment),
+            known,
+            segment.seed,
+            self._step_callback(segment),
+        )
+
+    def report(self, event: SegmentEvent) -> None:
+        self._announce(event.segment, event.status, event.reason, 0)
+
+    def _announce(self, segment: Segment, status: Status, reason: str, step: int) -> None:
+        announce_segment(
+            {
+                "run": self._film.request.run_name,
+                "node": self._node_id,
+                "segment": segment.number,
+                "segments": len(self._film.segments),
+                "status": status,
+                "reason": reason,
+                "shot": segment.shot_id,
+                "prompt": segment.prompt,
+                "seed": segment.seed,
+                "take": segment.take,
+                "step": step,
+                "steps": self._film.sampler.steps,
+            }
+        )
+
+    def _positive(self, segment: Segment) -> Conditioning:
+        if self._film.request.positive is not None:
+            return self._with_vision(self._film.request.positive)
+        return self._encode(segment.prompt)
+
+    def _negative(self, segment: Segment) -> Conditioning:
+        request = self._film.request
+        if request.negative is not None:
+            return self._with_vision(request.negative)
+        if request.clip is None:
+            return self._positive(segment)
+        texts = (request.negative_prompt.strip(), segment.negative.strip())
+        return self._encode(", ".join(filter(None, texts)))
+
+    def _encode(self, text: str) -> Conditioning:
+        clip = self._film.request.clip
+        assert clip is not None
+        if text not in self._conditioning:
+            encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            self._conditioning[text] = self._with_vision(encoded)
+        return self._conditioning[text]
+
+    def _with_vision(self, conditioning: Conditioning) -> Conditioning:
+        vision = self._film.request.clip_vision_output
+        if vision is None:
+            return conditioning
+        return with_values(conditioning, {"clip_vision_output": vision})
+
+    def _step_callback(self, segment: Segment) -> StepCallback:
+        shown = (segment.known_latent_frames + segment.latent_frames) // 2
+
+        def callback(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
+            picture = None
+            if self._previewer is not None:
+                picture = self._previewer.decode_latent_to_preview_image(
+                    "JPEG", denoised[:, :, shown : shown + 1]
+                )
+            self._progress.update_absolute(
+                self._progress.current + 1, self._progress.total, picture
+            )
+            self._announce(segment, "running", "", step + 1)
+
+        return callback
+
+
+def encode_start(vae: VAE, image: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Encode start frames [n, h, w, 3], cropped and scaled to the film's size, to b c k h w."""
+    pixels = comfy.utils.common_upscale(
+        image[..., :3].movedim(-1, 1), width, height, "bilinear", "center"
+    ).movedim(1, -1)  # b c h w -> b h w c
+    return vae.encode(pixels).float().cpu()
+
+
+def preview_jpeg(vae: VAE, latent: torch.Tensor, segment: Segment) -> bytes:
+    """A thumbnail of the segment's middle new latent frame, decoded alone."""
+    middle = (segment.known_latent_frames + segment.latent_frames) // 2
+    frames = vae.decode(latent[:, :, middle : middle + 1])
+    frame = frames.reshape(-1, *frames.shape[-3:])[-1].clamp(0.0, 1.0)
+    picture = Image.fromarray((frame.cpu() * 255.0).round().to(torch.uint8).numpy())
+    picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=PREVIEW_QUALITY)
+    return stream.getvalue()

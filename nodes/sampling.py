@@ -1,0 +1,388 @@
+"""Nodes that sample: ThroughlineARSegmentSampler (a whole film) and ThroughlineSegment (one)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io, ui
+from comfy_execution.graph import ExecutionBlocker
+
+from ..planning.segments import SEED_RANGE, parse_takes
+from ..runs.paths import run_path
+from .film import film_request, plan_film, plan_segment
+from .rendering import describe_film, render_film, render_one, run_digest, runs_root
+from .sockets import TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
+
+MAX_RESOLUTION = 16384
+"""The range of ComfyUI's own size widgets (`MAX_RESOLUTION` in its nodes.py)."""
+
+EXAMPLE_SCRIPT = """[5s] A woman in a green raincoat walks along a rainy street at night.
+[5s, continue] She stops in front of a diner and looks through the window.
+[5s, continue] She opens the door and steps inside."""
+
+
+class ARSegmentSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ThroughlineARSegmentSampler",
+            display_name="Sample long video",
+            category="Throughline",
+            description=(
+                "Makes a long video segment by segment. Each segment starts from the latent tail "
+                "of the one before and is on disk before the next begins; queue the same graph "
+                "again after a crash or a change and only what is missing is rendered."
+            ),
+            search_aliases=["long video", "extend video", "autoregressive", "segments", "resume"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="A video model that can continue a clip."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Encodes one prompt per shot. Leave empty when you connect positive.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="One conditioning for every shot, instead of clip.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Used instead of the negative prompt below.",
+                ),
+                io.Image.Input(
+                    "start_image",
+                    optional=True,
+                    tooltip="The film begins with this image, or with these 4n+1 frames.",
+                ),
+                io.Latent.Input(
+                    "start_latent",
+                    optional=True,
+                    tooltip="The film continues the end of this latent, e.g. of another run.",
+                ),
+                TL_STORYBOARD.Input(
+                    "storyboard",
+                    optional=True,
+                    tooltip="Shots from a storyboard node; replaces the script below.",
+                ),
+                TL_MEMORY.Input(
+                    "memory",
+                    optional=True,
+                    tooltip="What earlier shots looked like, for shots after a cut.",
+                ),
+                TL_PLAN.Input(
+                    "plan", optional=True, tooltip="A macro plan that fixes frames in advance."
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels, instead of scheduler and steps: for distilled models.",
+                ),
+                io.Sampler.Input(
+                    "sampler",
+                    optional=True,
+                    tooltip="A sampler with settings of its own, instead of sampler_name.",
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    optional=True,
+                    tooltip="For models that look at the start image through CLIP vision, such "
+                    "as Wan 2.1 I2V.",
+                ),
+                io.String.Input(
+                    "script",
+                    multiline=True,
+                    default=EXAMPLE_SCRIPT,
+                    tooltip="One shot per line. Optional in front: [5s, continue] or [3s, cut].",
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="What no shot should show. Only used with clip and a cfg above 1.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=832,
+                    min=16,
+                    max=MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Width of the film in pixels; the start image is cropped to it.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=480,
+                    min=16,
+                    max=MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Height of the film in pixels.",
+                ),
+                io.Float.Input(
+                    "seconds_per_shot",
+                    default=5.0,
+                    min=0.05,
+                    max=3600.0,
+                    step=0.05,
+                    tooltip="Length of shots that do not say theirs. Long shots take several "
+                    "segments.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=16.0,
+                    min=1.0,
+                    max=240.0,
+                    step=0.01,
+                    tooltip="Frames per second the model was trained on (Wan 16, TI2V-5B and "
+                    "HunyuanVideo 24).",
+                ),
+                io.Combo.Input(
+                    "unmarked_shots",
+                    options=["continue", "cut"],
+                    default="continue",
+                    tooltip="What shots do that say neither: continue the picture before, or cut "
+                    "to a new one made from the text.",
+                ),
+                io.Int.Input(
+                    "segment_frames",
+                    default=0,
+                    min=0,
+                    max=10001,
+                    tooltip="Longest segment in frames, the handed ones included; 0 is what the "
+                    "model was trained on. Lower it when memory runs out.",
+                ),
+                io.Int.Input(
+                    "tail_latent_frames",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Latent frames handed from segment to segment; 0 is the model's "
+                    "default. More keeps motion steadier and leaves less room for new frames.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_RANGE - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Segment s is made with seed + s. Another seed makes another film.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampler steps per segment. Lower it for drafts and distilled models.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How closely the prompt is followed. Distilled models want 1.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
+                    tooltip="The sampler. Causal Wan needs ar_video.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    default="simple",
+                    tooltip="How the noise levels fall.",
+                ),
+                io.String.Input(
+                    "run_name",
+                    default="long_take",
+                    tooltip="Folder of this film below output/throughline. The same name resumes; "
+                    "a new name starts afresh.",
+                ),
+                io.String.Input(
+                    "retakes",
+                    default="",
+                    tooltip="Segments to do again with another seed: '4:1, 7:2' is take 1 of "
+                    "segment 4 and take 2 of segment 7. The sidebar writes this for you.",
+                ),
+                io.Combo.Input(
+                    "when_queued",
+                    options=["render", "only show what would be rendered"],
+                    default="render",
+                    tooltip="Choose the second to see which segments a change would cost.",
+                ),
+            ],
+            outputs=[
+                TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),
+                io.Latent.Output(
+                    display_name="last_latent", tooltip="The last segment's whole latent."
+                ),
+                io.Image.Output(
+                    display_name="contact_sheet", tooltip="One small picture per segment."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, run_name: str = "long_take", retakes: str = "") -> bool | str:
+        try:
+            run_path(runs_root(), run_name)
+            parse_takes(retakes)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name: str, **inputs: Any) -> str:
+        return run_digest(run_name)
+
+    @classmethod
+    def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
+        film = plan_film(film_request(inputs))
+        if when_queued != "render":
+            stop = ExecutionBlocker(None)
+            return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(describe_film(film)))
+        result = render_film(film, str(cls.hidden.unique_id))
+        return io.NodeOutput(
+            result.run,
+            {"samples": result.last_latent},
+            result.sheet,
+            ui=ui.PreviewText(result.summary),
+        )
+
+
+class Segment(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ThroughlineSegment",
+            display_name="Sample one segment",
+            category="Throughline",
+            description=(
+                "Samples one segment that starts from the tail of the latent before it, for graphs "
+                "that loop by themselves. Nothing is written to disk."
+            ),
+            search_aliases=["extend video", "continue video", "segment"],
+            inputs=[
+                io.Model.Input("model", tooltip="A video model that can continue a clip."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Conditioning.Input("positive", tooltip="What this segment shows."),
+                io.Conditioning.Input("negative", tooltip="What it should not show."),
+                io.Latent.Input(
+                    "previous",
+                    optional=True,
+                    tooltip="The segment before; this one starts from its last latent frames.",
+                ),
+                io.Image.Input(
+                    "start_image",
+                    optional=True,
+                    tooltip="Start of the first segment, instead of previous.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels, instead of scheduler and steps: for distilled models.",
+                ),
+                io.Sampler.Input(
+                    "sampler",
+                    optional=True,
+                    tooltip="A sampler with settings of its own, instead of sampler_name.",
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output",
+                    optional=True,
+                    tooltip="For models that look at the start image through CLIP vision.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=832,
+                    min=16,
+                    max=MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Width in pixels; must be that of previous.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=480,
+                    min=16,
+                    max=MAX_RESOLUTION,
+                    step=8,
+                    tooltip="Height in pixels; must be that of previous.",
+                ),
+                io.Int.Input(
+                    "segment_frames",
+                    default=81,
+                    min=1,
+                    max=10001,
+                    tooltip="Frames of the segment, the handed ones included (Wan 4n+1).",
+                ),
+                io.Int.Input(
+                    "tail_latent_frames",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Latent frames taken over from previous; 0 is the model's default.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_RANGE - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Give every segment another one.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampler steps. Lower it for drafts and distilled models.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="How closely the prompt is followed. Distilled models want 1.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.SAMPLER_NAMES,
+                    default="euler",
+                    tooltip="The sampler. Causal Wan needs ar_video.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    default="simple",
+                    tooltip="How the noise levels fall.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    display_name="segment",
+                    tooltip="The whole segment, the handed frames included: the next previous.",
+                ),
+                io.Latent.Output(
+                    display_name="new_frames",
+                    tooltip="Only what is new: join these along time to get the film.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        film = plan_segment(inputs)
+        latent = render_one(film, str(cls.hidden.unique_id))
+        handed = film.segments[0].known_latent_frames if inputs.get("previous") else 0
+        return io.NodeOutput({"samples": latent}, {"samples": latent[:, :, handed:]})
+
+
+NODES: list[type[io.ComfyNode]] = [ARSegmentSampler, Segment]
