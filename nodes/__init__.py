@@ -3,9 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from . import sampling
+from . import sampling, storyboard
 
-NODES: list[type[io.ComfyNode]] = [*sampling.NODES]
+NODES: list[type[io.ComfyNode]] = [*sampling.NODES, *storyboard.NODES]
 
 
 class ThroughlineExtension(ComfyExtension):
