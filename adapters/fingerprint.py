@@ -33,9 +33,7 @@ def fingerprint_model(model: ModelPatcher) -> str:
     _add(digest, type(model.model).__qualname__, 0)
     _add_weights(digest, model)
     _add(digest, model.get_model_object("model_sampling"), 0)
-    options = {
-        key: value for key, value in model.model_options.items() if key not in _HOST_OPTIONS
-    }
+    options = {key: value for key, value in model.model_options.items() if key not in _HOST_OPTIONS}
     _add(digest, options, 0)
     _add(digest, sorted(model.object_patches), 0)
     return digest.hexdigest()[:DIGITS]

@@ -6,7 +6,6 @@ that everything behaves as with real weights except for the picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,5 +159,3 @@ def tiny_wan_vae(width: int = 8, seed: int = 0) -> comfy.sd.VAE:
     )
     randomise(network, seed)
     return comfy.sd.VAE(sd=network.state_dict())
-
-

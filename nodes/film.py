@@ -76,18 +76,23 @@ class FilmRequest:
 
 def film_request(inputs: Mapping[str, Any]) -> FilmRequest:
     """The request of a node's `execute`; optional inputs that are not connected become None."""
-    return FilmRequest(**{field.name: inputs.get(field.name) for field in fields(FilmRequest)})
+    values: dict[str, Any] = {field.name: inputs.get(field.name) for field in fields(FilmRequest)}
+    return FilmRequest(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """A planned film: nothing is sampled yet, and nothing can be refused any more."""
+    """A planned film: nothing is sampled yet, and nothing can be refused any more.
+
+    `fps` is the storyboard's where it says one, else the node's.
+    """
 
     request: FilmRequest
     family: Family
     geometry: LatentGeometry
     sampler: SamplerSettings
     segments: tuple[Segment, ...]
+    fps: float
     parameters: dict[str, Any]
 
     def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
@@ -109,10 +114,12 @@ def plan_film(request: FilmRequest) -> Film:
     _check_texts(request)
     start, first_known = _check_start(request, capabilities, geometry, family)
     sampler = _sampler_settings(request, capabilities, family)
+    storyboard = request.storyboard or parse_storyboard(request.script)
+    fps = storyboard.fps or request.fps
     segments = plan_segments(
-        request.storyboard or parse_storyboard(request.script),
+        storyboard,
         FilmSettings(
-            fps=request.fps,
+            fps=fps,
             grid=geometry.grid,
             segment_latent_frames=_segment_latent_frames(request, capabilities, geometry),
             tail_latent_frames=_tail_latent_frames(request, capabilities, family),
@@ -130,6 +137,7 @@ def plan_film(request: FilmRequest) -> Film:
         geometry=geometry,
         sampler=sampler,
         segments=segments,
+        fps=fps,
         parameters=_parameters(request, family, sampler, start),
     )
 
@@ -264,7 +272,9 @@ def _sampler_settings(
     if request.sampler is None and own is not None and name != own:
         raise ValueError(f"{family.name} needs the sampler '{own}', got sampler_name '{name}'")
     if not capabilities.guidance and request.cfg != 1.0:
-        raise ValueError(f"{family.name} samples without guidance: cfg must be 1, got {request.cfg:g}")
+        raise ValueError(
+            f"{family.name} samples without guidance: cfg must be 1, got {request.cfg:g}"
+        )
     if request.sampler is None and own is None and name == "ar_video":
         raise ValueError(f"sampler_name 'ar_video' needs a causal Wan model, got {family.name}")
     if request.sigmas is not None:

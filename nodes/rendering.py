@@ -67,7 +67,7 @@ def render_film(film: Film, node_id: str) -> RenderedFilm:
     """Render what the run folder lacks; finished segments are read from disk."""
     request = film.request
     with RunFolder.open(
-        runs_root(), request.run_name, film.parameters, film.segments, fps=request.fps
+        runs_root(), request.run_name, film.parameters, film.segments, fps=film.fps
     ) as folder:
         missing = sum(state.status != "reused" for state in folder.state())
         renderer = FilmRenderer(film, node_id, missing)

@@ -137,7 +137,7 @@ class ARSegmentSampler(io.ComfyNode):
                     max=240.0,
                     step=0.01,
                     tooltip="Frames per second the model was trained on (Wan 16, TI2V-5B and "
-                    "HunyuanVideo 24).",
+                    "HunyuanVideo 24). A storyboard that says its own wins.",
                 ),
                 io.Combo.Input(
                     "unmarked_shots",
