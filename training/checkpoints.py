@@ -1,0 +1,92 @@
+"""Checkpoints of a training as one safetensors file: weights, moving average, optimiser state,
+configuration.
+
+Written beside the target and renamed, so that a killed training leaves the last whole checkpoint.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq")
+
+
+class MovingAverage:
+    """Exponential moving average of the parameters of a module; `decay` warms up as (1 + n) / (10 +
+    n)."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def add(self, module: nn.Module, step: int) -> None:
+        """Mix in the parameters after optimiser step `step` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = dict(module.named_parameters())
+        torch._foreach_lerp_(
+            list(self.values.values()), [current[name].detach() for name in self.values], 1 - decay
+        )
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file by atomic rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
+    temporary.replace(path)
+
+
+def save_checkpoint(
+    path: Path,
+    module: nn.Module,
+    average: MovingAverage,
+    optimiser: torch.optim.AdamW,
+    step: int,
+    config: Any,
+) -> None:
+    """Write everything that `load_checkpoint` needs to continue after `step` finished steps."""
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        tensors[f"weights.{name}"] = parameter
+        tensors[f"average.{name}"] = average.values[name]
+        for slot in OPTIMISER_SLOTS:
+            state = optimiser.state.get(parameter, {})
+            if slot in state:
+                tensors[f"{slot}.{name}"] = state[slot]
+    metadata = {"step": str(step), "training": json.dumps(dataclasses.asdict(config))}
+    write_tensors(path, tensors, metadata)
+
+
+def load_checkpoint(
+    path: Path, module: nn.Module, average: MovingAverage, optimiser: torch.optim.AdamW | None
+) -> int:
+    """Load a checkpoint in place and return the number of finished steps."""
+    with safe_open(path, "pt") as file, torch.no_grad():
+        step = int(file.metadata()["step"])
+        names = set(file.keys())
+        for name, parameter in module.named_parameters():
+            parameter.copy_(file.get_tensor(f"weights.{name}"))
+            average.values[name].copy_(file.get_tensor(f"average.{name}"))
+            if optimiser is not None and f"exp_avg.{name}" in names:
+                slots = {slot: file.get_tensor(f"{slot}.{name}") for slot in OPTIMISER_SLOTS}
+                optimiser.state[parameter] = {"step": torch.tensor(float(step)), **slots}
+    return step
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: int, decay_from: float) -> float:
+    """Linear warm-up, constant, then a half cosine to 2 % of `peak` from the fraction `decay_from`
+    on."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    start = decay_from * steps
+    if step < start:
+        return peak
+    progress = torch.tensor((step - start) / max(1.0, steps - start)).clamp(max=1.0)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.pi * progress).item()))
