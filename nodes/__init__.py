@@ -3,12 +3,19 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from . import sampling, storyboard
+from ..adapters.demo_models import register_weight_folders
+from . import demo, sampling, storyboard
+from .routes import register_routes
 
-NODES: list[type[io.ComfyNode]] = [*sampling.NODES, *storyboard.NODES]
+NODES: list[type[io.ComfyNode]] = [*sampling.NODES, *storyboard.NODES, *demo.NODES]
 
 
 class ThroughlineExtension(ComfyExtension):
+    @override
+    async def on_load(self) -> None:
+        register_weight_folders()
+        register_routes()
+
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
