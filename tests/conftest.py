@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
-HOST_FOLDERS = ("adapters", "nodes", "server", "browser", "workflows")
+HOST_FOLDERS = ("adapters", "host", "nodes", "server", "browser", "workflows")
 LEVEL_OF_FIXTURE = {
     "browser": "browser",
     "server": "server",
@@ -263,3 +263,62 @@ def server(new_server: Callable[..., Any]) -> Any:
     shared = new_server()
     shared.start()
     return shared
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """Write a small valid run: `make_run(root, name, finished=4)` gives its folder.
+
+    Six segments in two chains (1 to 4, 5 and 6), of which the first `finished` are on disk, each
+    with a random latent and a thumbnail of its own colour. A second call continues the run.
+    """
+    if not COMFYUI:
+        pytest.skip("needs ComfyUI: run it with `python3 dev.py test`")
+    import io
+    from dataclasses import replace
+
+    import torch
+    from PIL import Image, ImageDraw
+
+    from throughline.planning.frames import FrameGrid
+    from throughline.planning.script import parse_storyboard
+    from throughline.planning.segments import FilmSettings, plan_segments
+    from throughline.runs.folder import RunFolder
+
+    script = "\n".join(f"[1s] Shot {i + 1}, a lamp in a quiet room." for i in range(6))
+    script = script.replace("[1s] Shot 5", "[1s, cut] Shot 5")
+    settings = FilmSettings(
+        fps=8.0,
+        grid=FrameGrid(4),
+        segment_latent_frames=5,
+        tail_latent_frames=1,
+        seconds_per_shot=1.0,
+        unmarked_shots="continue",
+        seed=5,
+        first_start="text",
+        first_known_latent_frames=0,
+    )
+
+    def thumbnail(number: int) -> bytes:
+        picture = Image.new("RGB", (160, 96), (40 * number % 256, 90, 200 - 25 * number))
+        ImageDraw.Draw(picture).ellipse((20 * number, 20, 20 * number + 40, 60), (250, 220, 120))
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG")
+        return stream.getvalue()
+
+    def make(root: Path, name: str, finished: int = 4, takes: Any = None) -> Path:
+        planned = replace(settings, takes=takes or {})
+        segments = plan_segments(parse_storyboard(script), planned)
+        with RunFolder.open(root, name, {"model": "test"}, segments, fps=8.0) as folder:
+            for state in folder.state()[:finished]:
+                if state.needs_render:
+                    segment = segments[state.index]
+                    generator = torch.Generator().manual_seed(segment.seed)
+                    shape = (1, 4, segment.latent_frames, 3, 5)
+                    latent = torch.randn(shape, generator=generator)
+                    statistics = {"mean": float(latent.mean()), "seam": 1.0}
+                    picture = thumbnail(segment.number + segment.take)
+                    folder.write_segment(segment.index, latent, statistics, 1.5, picture)
+            return folder.path
+
+    return make
