@@ -109,10 +109,8 @@ def split_evenly(total: int, longest: int) -> tuple[int, ...]:
 def plan_segments(storyboard: Storyboard, settings: FilmSettings) -> tuple[Segment, ...]:
     """Decide every segment of a film before anything is sampled.
 
-    Raises ValueError for a script without shots and for takes of segments that do not exist.
+    Raises ValueError for takes of segments that do not exist.
     """
-    if not storyboard.shots:
-        raise ValueError("the script has no shots: write one line per shot, got an empty script")
     segments: list[Segment] = []
     chain = -1
     for shot_index, shot in enumerate(storyboard.shots):
@@ -169,9 +167,9 @@ def _shot_parts(
     _, first_known = _start(shot_index, 0, continues, settings)
     longest = settings.segment_latent_frames - max(first_known, settings.tail_latent_frames)
     total = settings.grid.new_latent_frames(seconds, settings.fps)
-    if total <= settings.segment_latent_frames - first_known:
-        return (total,)
-    return split_evenly(total, longest)
+    room = settings.segment_latent_frames - first_known
+    parts = split_evenly(total, longest)
+    return parts if total > room and len(parts) > 1 else (min(total, room),)
 
 
 def _seed(shot: Shot, index: int, part: int, take: int, seed: int) -> int:
