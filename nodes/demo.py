@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from comfy_api.latest import io
+from PIL import Image
 
-from ..adapters.demo_models import load_demo_models
+from ..adapters.demo_models import WEIGHTS, load_demo_models
+
+START_IMAGE = WEIGHTS / "demo_start.png"
+
+
+def demo_start_image() -> torch.Tensor:
+    """First frame of a take that the demo models never saw, [1, height, width, 3] in 0..1."""
+    with Image.open(START_IMAGE) as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255.0
+    return torch.from_numpy(pixels).unsqueeze(0)
 
 
 class LoadDemoModels(io.ComfyNode):
@@ -25,12 +37,16 @@ class LoadDemoModels(io.ComfyNode):
                 io.Model.Output(display_name="model", tooltip="A Wan-class video model."),
                 io.Clip.Output(display_name="clip", tooltip="Its text encoder."),
                 io.Vae.Output(display_name="vae", tooltip="Its Wan 2.1-class VAE."),
+                io.Image.Output(
+                    display_name="start_image",
+                    tooltip="A first frame to try: a garden that the models never saw.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_demo_models())
+        return io.NodeOutput(*load_demo_models(), demo_start_image())
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDemoModels]
