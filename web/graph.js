@@ -1,0 +1,106 @@
+// The graph's side: which sampler node belongs to a run, and its widgets `run_name` and `retakes`.
+
+const SAMPLER = "ThroughlineARSegmentSampler";
+
+export class GraphSide {
+  selected = null; // the sampler node that is selected
+  #app;
+  #last = "";
+
+  constructor(app) {
+    this.#app = app;
+  }
+
+  get selectedRun() {
+    return this.selected ? widgetValue(this.selected, "run_name") : "";
+  }
+
+  /** Note which sampler is selected. True when it is another one, or its run has another name. */
+  lookAtSelection() {
+    const nodes = Object.values(this.#app.canvas?.selected_nodes ?? {});
+    this.selected = nodes.find((node) => node.type === SAMPLER) ?? null;
+    const now = this.selected ? `${this.selected.id} ${this.selectedRun}` : "";
+    const changed = now !== this.#last;
+    this.#last = now;
+    return changed;
+  }
+
+  /** The sampler that writes the run `name`: the selected one if it does, else the first. */
+  sampler(name) {
+    if (this.selected && this.selectedRun === name) return this.selected;
+    const root = this.#app.rootGraph ?? this.#app.graph;
+    for (const node of allNodes(root))
+      if (node.type === SAMPLER && widgetValue(node, "run_name") === name) return node;
+    return null;
+  }
+
+  /** Why `node` cannot take retakes: the key of a text, "" when it can. */
+  obstacle(node) {
+    if (!node) return "redo.no_sampler";
+    if (!widget(node, "retakes") || isLinked(node, "retakes")) return "redo.linked";
+    const control = widgetValue(node, "control_after_generate");
+    if (control && control !== "fixed" && !isLinked(node, "seed")) return "redo.seed_changes";
+    return "";
+  }
+
+  /** The take of a segment (1-based) that `node` asks for. */
+  take(node, number) {
+    return parseRetakes(widgetValue(node, "retakes")).get(number) ?? 0;
+  }
+
+  /** Ask for another take of a segment and queue the graph. True when the server accepted it. */
+  async retake(node, number, take) {
+    const retakes = parseRetakes(widgetValue(node, "retakes"));
+    retakes.set(number, take);
+    setWidget(node, "retakes", formatRetakes(retakes));
+    return this.#app.queuePrompt(0);
+  }
+}
+
+/** "4:1, 7:2" as a map of segment (1-based) to take; what does not read like that is left out. */
+export function parseRetakes(text) {
+  const retakes = new Map();
+  for (const part of String(text ?? "").split(",")) {
+    const match = /^\s*(\d{1,6})\s*:\s*(\d{1,6})\s*$/.exec(part);
+    if (match) retakes.set(Number(match[1]), Number(match[2]));
+  }
+  return retakes;
+}
+
+/** The text of the widget `retakes`; first takes need no entry. */
+export function formatRetakes(retakes) {
+  return [...retakes]
+    .filter(([, take]) => take > 0)
+    .sort(([a], [b]) => a - b)
+    .map(([number, take]) => `${number}:${take}`)
+    .join(", ");
+}
+
+function* allNodes(graph) {
+  for (const node of graph?.nodes ?? []) {
+    yield node;
+    if (node.isSubgraphNode?.()) yield* allNodes(node.subgraph);
+  }
+}
+
+function widget(node, name) {
+  return node.widgets?.find((candidate) => candidate.name === name);
+}
+
+function widgetValue(node, name) {
+  return widget(node, name)?.value;
+}
+
+function isLinked(node, name) {
+  const input = node.inputs?.find((candidate) => candidate.widget?.name === name);
+  return input?.link != null;
+}
+
+function setWidget(node, name, value) {
+  const target = widget(node, name);
+  node.graph?.beforeChange?.();
+  target.value = value;
+  target.callback?.(value);
+  node.graph?.afterChange?.();
+  node.graph?.setDirtyCanvas?.(true, true);
+}

@@ -1,0 +1,160 @@
+// The tab's content: choice of the run, what it has come to, and the strip.
+
+import { element, setAttribute, setText } from "./dom.js";
+import { Strip } from "./strip.js";
+
+let panels = 0; // for ids that are unique in the page
+
+export class Panel {
+  #store;
+  #graph;
+  #text;
+  #strip;
+  #parts;
+  #frame = 0;
+  #onChange = () => this.#schedule();
+  #spoken = "";
+
+  /** Fill `host`; {store: RunStore, graph: GraphSide, text(key, values), address(path)}. */
+  constructor(host, { store, graph, text, address }) {
+    this.#store = store;
+    this.#graph = graph;
+    this.#text = text;
+    this.#parts = this.#build(host);
+    const actions = { redo: (number) => this.#retake(number, 1), back: (n) => this.#retake(n, -1) };
+    this.#strip = new Strip(this.#parts.list, { text, address, actions });
+    store.addEventListener("change", this.#onChange);
+    this.#update();
+  }
+
+  close() {
+    this.#store.removeEventListener("change", this.#onChange);
+    cancelAnimationFrame(this.#frame);
+    this.#parts.root.remove();
+  }
+
+  #build(host) {
+    const t = this.#text;
+    const id = `throughline-run-${++panels}`;
+    const parts = {
+      select: element("select", {
+        id,
+        class: "throughline-select",
+        onchange: (event) => this.#store.show(event.target.value),
+      }),
+      refresh: element(
+        "button",
+        {
+          type: "button",
+          class: "throughline-button throughline-refresh",
+          title: t("refresh"),
+          "aria-label": t("refresh"),
+          onclick: () => this.#store.refresh(),
+        },
+        element("span", { class: "pi pi-refresh", "aria-hidden": "true" }),
+      ),
+      summary: element("p", { class: "throughline-summary" }),
+      total: element("progress", { class: "throughline-progress" }),
+      note: element("p", { class: "throughline-note" }),
+      problem: element("p", { class: "throughline-problem", role: "alert" }),
+      empty: element("p", { class: "throughline-empty" }, t("empty")),
+      list: element("ol", { class: "throughline-strip", "aria-label": t("strip") }),
+      live: element("p", { class: "throughline-live", role: "status", "aria-live": "polite" }),
+    };
+    parts.root = element(
+      "section",
+      { class: "throughline", "aria-label": "Throughline" },
+      element("h2", { class: "throughline-heading" }, "Throughline"),
+      element(
+        "div",
+        { class: "throughline-choice" },
+        element("label", { for: id }, t("run")),
+        parts.select,
+        parts.refresh,
+      ),
+      parts.summary,
+      parts.total,
+      parts.note,
+      parts.problem,
+      parts.empty,
+      parts.list,
+      parts.live,
+    );
+    host.replaceChildren(parts.root);
+    return parts;
+  }
+
+  #schedule() {
+    if (!this.#frame)
+      this.#frame = requestAnimationFrame(() => {
+        this.#frame = 0;
+        this.#update();
+      });
+  }
+
+  #update() {
+    const store = this.#store;
+    const node = this.#graph.sampler(store.shown);
+    const segments = store.segments();
+    this.#fillSelect();
+    this.#fillSummary(segments);
+    const obstacle = this.#graph.obstacle(node);
+    const t = this.#text;
+    setText(this.#parts.note, segments.length && obstacle ? t(obstacle) : "");
+    setText(this.#parts.problem, store.problem());
+    const nothing = segments.length === 0 && !store.problem();
+    setAttribute(this.#parts.empty, "hidden", !nothing);
+    setText(this.#parts.empty, store.shown ? t("empty.run", { run: store.shown }) : t("empty"));
+    this.#strip.update(segments, {
+      step: store.step(),
+      obstacle,
+      take: (number) => (node ? this.#graph.take(node, number) : 0),
+      followers: (number) => store.followers(number),
+    });
+    this.#speak(segments);
+  }
+
+  #fillSelect() {
+    const { runs, shown } = this.#store;
+    const names = runs.map((run) => run.name);
+    if (shown && !names.includes(shown)) names.unshift(shown);
+    const select = this.#parts.select;
+    const old = [...select.options].map((option) => option.value);
+    if (old.join("\n") !== names.join("\n"))
+      select.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+    if (select.value !== shown) select.value = shown;
+    setAttribute(select, "disabled", names.length === 0);
+  }
+
+  #fillSummary(segments) {
+    const t = this.#text;
+    const made = segments.filter(({ status }) => status === "done" || status === "reused");
+    const seconds = made.reduce((sum, segment) => sum + (segment.seconds ?? 0), 0);
+    const values = { made: made.length, all: segments.length, seconds: seconds.toFixed(0) };
+    setText(this.#parts.summary, segments.length ? t("summary", values) : "");
+    const running = segments.some(({ status }) => status === "running");
+    setAttribute(this.#parts.total, "hidden", !running);
+    setAttribute(this.#parts.total, "max", segments.length || 1);
+    setAttribute(this.#parts.total, "value", made.length);
+    setAttribute(this.#parts.total, "aria-label", this.#parts.summary.textContent);
+  }
+
+  /** Say to screen readers what has changed, once per change and not at every step. */
+  #speak(segments) {
+    const t = this.#text;
+    const talk = segments.find(({ status }) => status === "running" || status === "failed");
+    const words = talk && t(`status.${talk.status}`);
+    const now = talk ? t("segment.label", { number: talk.number, status: words }) : "";
+    if (now !== this.#spoken) setText(this.#parts.live, now);
+    this.#spoken = now;
+  }
+
+  async #retake(number, change) {
+    const node = this.#graph.sampler(this.#store.shown);
+    if (this.#graph.obstacle(node)) return;
+    const take = Math.max(0, this.#graph.take(node, number) + change);
+    this.#store.queued([number, ...this.#store.followers(number)]);
+    const accepted = await this.#graph.retake(node, number, take);
+    if (!accepted) this.#store.unqueue();
+  }
+}

@@ -1,0 +1,157 @@
+// The strip: one card per segment. Cards are kept and updated in place, so that focus stays.
+
+import { element, setAttribute, setText } from "./dom.js";
+
+const SYMBOLS = {
+  done: "✓",
+  reused: "↺",
+  running: "▶",
+  waiting: "…",
+  interrupted: "‖",
+  failed: "✕",
+  changed: "≠",
+  damaged: "!",
+};
+
+export class Strip {
+  #list;
+  #cards = new Map(); // by number
+  #text;
+  #address;
+  #actions;
+
+  /** `actions`: {redo(number), back(number)}; `address(path)` gives the URL of a route. */
+  constructor(list, { text, address, actions }) {
+    this.#list = list;
+    this.#text = text;
+    this.#address = address;
+    this.#actions = actions;
+  }
+
+  /**
+   * Show `segments`; `context`: {step, take(number), followers(number), obstacle}.
+   * `obstacle` is the key of the text that says why nothing can be redone, "" when it can.
+   */
+  update(segments, context) {
+    const wanted = new Set(segments.map((segment) => segment.number));
+    for (const [number, card] of this.#cards)
+      if (!wanted.has(number)) {
+        card.root.remove();
+        this.#cards.delete(number);
+      }
+    for (const segment of segments) {
+      if (!this.#cards.has(segment.number)) this.#add(segment.number);
+      this.#fill(this.#cards.get(segment.number), segment, context);
+    }
+  }
+
+  #add(number) {
+    const t = this.#text;
+    const button = (name) =>
+      element("button", {
+        type: "button",
+        class: "throughline-button",
+        dataset: { action: name },
+        onclick: () => this.#actions[name](number),
+      });
+    const card = {
+      picture: element("img", { class: "throughline-picture", alt: "", loading: "lazy" }),
+      status: element("span", { class: "throughline-status" }),
+      shot: element("span", { class: "throughline-shot" }),
+      prompt: element("p", { class: "throughline-prompt" }),
+      reason: element("p", { class: "throughline-reason" }),
+      facts: element("p", { class: "throughline-facts" }),
+      progress: element("progress", { class: "throughline-progress" }),
+      redo: button("redo"),
+      back: button("back"),
+    };
+    setText(card.redo, t("redo"));
+    setText(card.back, t("back"));
+    const label = element("span", { class: "throughline-number" }, String(number));
+    card.root = element(
+      "li",
+      { class: "throughline-card", dataset: { segment: number } },
+      element("div", { class: "throughline-thumbnail" }, card.picture, label),
+      element(
+        "div",
+        { class: "throughline-text" },
+        element("div", { class: "throughline-title" }, card.shot, card.status),
+        card.prompt,
+        card.progress,
+        card.reason,
+        card.facts,
+        element("div", { class: "throughline-actions" }, card.redo, card.back),
+      ),
+    );
+    this.#cards.set(number, card);
+    const after = [...this.#cards.keys()].filter((other) => other > number).sort((a, b) => a - b);
+    this.#list.insertBefore(card.root, after.length ? this.#cards.get(after[0]).root : null);
+  }
+
+  #fill(card, segment, context) {
+    const t = this.#text;
+    const { number, status } = segment;
+    const word = t(`status.${status}`);
+    setAttribute(card.root, "data-status", status);
+    setAttribute(card.root, "aria-label", t("segment.label", { number, status: word }));
+    setText(card.status, `${SYMBOLS[status] ?? ""} ${word}`.trim());
+    setText(card.shot, segment.shot_id ? t("segment.shot", { shot: segment.shot_id }) : "");
+    setText(card.prompt, segment.prompt ?? "");
+    setAttribute(card.prompt, "title", segment.prompt);
+    setText(card.reason, segment.reason === "queued" ? t("queued") : (segment.reason ?? ""));
+    setText(card.facts, this.#facts(segment).join(" · "));
+    this.#fillPicture(card, segment);
+    fillProgress(card.progress, status === "running" ? context.step : null, t("status.running"));
+    this.#fillActions(card, segment, context);
+  }
+
+  #facts(segment) {
+    const t = this.#text;
+    const facts = [];
+    const made = segment.status === "done" || segment.status === "reused";
+    if (made && segment.seconds != null)
+      facts.push(t("segment.seconds", { seconds: segment.seconds.toFixed(1) }));
+    if (segment.seed !== undefined) facts.push(t("segment.seed", { seed: segment.seed }));
+    if (segment.take !== undefined)
+      facts.push(segment.take ? t("segment.take", { take: segment.take }) : t("segment.first"));
+    return facts;
+  }
+
+  #fillPicture(card, segment) {
+    const address = segment.preview ? this.#address(segment.preview) : null;
+    setAttribute(card.picture, "src", address);
+    setAttribute(card.picture, "hidden", address === null);
+    setAttribute(card.picture, "alt", address ? (segment.prompt ?? "") : "");
+  }
+
+  #fillActions(card, segment, { obstacle, take, followers }) {
+    const t = this.#text;
+    const { number } = segment;
+    const now = take(number);
+    const others = followers(number);
+    const cost = others.length
+      ? t("redo.followers", { first: others[0], last: others[others.length - 1] })
+      : "";
+    // aria-disabled keeps the button in reach of the keyboard and of its explanation.
+    setAttribute(card.redo, "aria-disabled", Boolean(obstacle) && "true");
+    setAttribute(card.back, "aria-disabled", Boolean(obstacle) && "true");
+    setAttribute(card.back, "hidden", now === 0);
+    const redo = obstacle ? t(obstacle) : `${t("redo.title", { number, take: now + 1 })} ${cost}`;
+    const back = obstacle ? t(obstacle) : t("back.title", { number, take: now - 1 });
+    for (const [button, name, title] of [
+      [card.redo, "redo", redo],
+      [card.back, "back", back],
+    ]) {
+      setAttribute(button, "title", title.trim());
+      setAttribute(button, "aria-label", `${t(name)} ${number}: ${title.trim()}`);
+    }
+  }
+}
+
+function fillProgress(bar, step, label) {
+  setAttribute(bar, "hidden", step === null);
+  if (step === null) return;
+  setAttribute(bar, "max", step.steps);
+  setAttribute(bar, "value", step.step);
+  setAttribute(bar, "aria-label", `${label} ${step.step} / ${step.steps}`);
+}
