@@ -91,6 +91,7 @@ class Server:
         self._host, self.base = host, base
         self._arguments, self._environ = list(arguments), dict(environ or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._largest_mb = 0.0
         self.port = 0
 
     def __enter__(self) -> Server:
@@ -238,6 +239,7 @@ class Server:
                     event = (value["type"], value.get("data"))
                 events.append(event)
                 on_event(*event)
+                self.peak_ram_mb()
                 if _is_end(event, prompt_id):
                     return events, self.get(f"/history/{prompt_id}")[prompt_id]
 
@@ -246,7 +248,11 @@ class Server:
         self.post("/interrupt", {})
 
     def peak_ram_mb(self) -> float:
-        """Largest resident memory of the process since its start, in MB (10**6 bytes)."""
+        """Largest resident memory of the process since its start, in MB (10**6 bytes).
+
+        Linux and Windows keep that figure; elsewhere it is the largest seen at any call, of which
+        `run` makes one per event.
+        """
         status = Path(f"/proc/{self.pid}/status")
         if status.exists():
             line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
@@ -254,7 +260,9 @@ class Server:
         import psutil
 
         memory = psutil.Process(self.pid).memory_info()
-        return getattr(memory, "peak_wset", memory.rss) / 1e6
+        seen = getattr(memory, "peak_wset", memory.rss) / 1e6
+        self._largest_mb = max(self._largest_mb, seen)
+        return self._largest_mb
 
     def failed_imports(self) -> list[str]:
         """Lines of the log that tell of custom nodes which could not be loaded."""
