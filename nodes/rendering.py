@@ -17,6 +17,7 @@ from ..adapters.blank import BlankClips
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
 from ..adapters.sampling import StepCallback, sample_segment
+from ..adapters.text import check_text
 from ..planning.segments import Segment
 from ..runs.contact_sheet import contact_sheet
 from ..runs.folder import RunFolder, plan_run
@@ -189,6 +190,7 @@ class FilmRenderer:
         assert clip is not None
         if text not in self._conditioning:
             encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+            check_text(self._film.request.model, encoded, "clip")
             self._conditioning[text] = self._with_vision(encoded)
         return self._conditioning[text]
 

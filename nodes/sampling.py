@@ -8,11 +8,11 @@ import comfy.samplers
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from ..planning.segments import SEED_RANGE, parse_takes
-from ..runs.paths import run_path
+from ..planning.segments import SEED_RANGE
 from .film import film_request, plan_film, plan_segment
-from .rendering import describe_film, render_film, render_one, run_digest, runs_root
+from .rendering import describe_film, render_film, render_one, run_digest
 from .sockets import TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
+from .widgets import NOT_LINKED, SAMPLER_NAMES, check_widgets
 
 MAX_RESOLUTION = 16384
 """The range of ComfyUI's own size widgets (`MAX_RESOLUTION` in its nodes.py)."""
@@ -92,6 +92,11 @@ class ARSegmentSampler(io.ComfyNode):
                     optional=True,
                     tooltip="For models that look at the start image through CLIP vision, such "
                     "as Wan 2.1 I2V.",
+                ),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="The low-noise expert of Wan 2.2 14B; model is the high-noise one.",
                 ),
                 io.String.Input(
                     "script",
@@ -187,7 +192,7 @@ class ARSegmentSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
+                    options=SAMPLER_NAMES,
                     default="euler",
                     tooltip="The sampler. Causal Wan needs ar_video.",
                 ),
@@ -215,6 +220,16 @@ class ARSegmentSampler(io.ComfyNode):
                     default="render",
                     tooltip="Choose the second to see which segments a change would cost.",
                 ),
+                io.Float.Input(
+                    "switch_sigma",
+                    default=0.9,
+                    min=0.01,
+                    max=0.99,
+                    step=0.005,
+                    advanced=True,
+                    tooltip="Only with low_noise_model: noise level below which it takes over. "
+                    "Wan 2.2 was trained with 0.9 for I2V and 0.875 for T2V.",
+                ),
             ],
             outputs=[
                 TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),
@@ -229,13 +244,14 @@ class ARSegmentSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name: str = "long_take", retakes: str = "") -> bool | str:
-        try:
-            run_path(runs_root(), run_name)
-            parse_takes(retakes)
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(
+        cls,
+        script: str | None = None,
+        run_name: str | None = None,
+        retakes: str | None = None,
+        storyboard: Any = NOT_LINKED,
+    ) -> bool | str:
+        return check_widgets(script if storyboard is NOT_LINKED else None, run_name, retakes)
 
     @classmethod
     def fingerprint_inputs(cls, run_name: str, **inputs: Any) -> str:
@@ -298,6 +314,11 @@ class Segment(io.ComfyNode):
                     optional=True,
                     tooltip="For models that look at the start image through CLIP vision.",
                 ),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="The low-noise expert of Wan 2.2 14B; model is the high-noise one.",
+                ),
                 io.Int.Input(
                     "width",
                     default=832,
@@ -353,7 +374,7 @@ class Segment(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
+                    options=SAMPLER_NAMES,
                     default="euler",
                     tooltip="The sampler. Causal Wan needs ar_video.",
                 ),
@@ -362,6 +383,16 @@ class Segment(io.ComfyNode):
                     options=comfy.samplers.SCHEDULER_NAMES,
                     default="simple",
                     tooltip="How the noise levels fall.",
+                ),
+                io.Float.Input(
+                    "switch_sigma",
+                    default=0.9,
+                    min=0.01,
+                    max=0.99,
+                    step=0.005,
+                    advanced=True,
+                    tooltip="Only with low_noise_model: noise level below which it takes over. "
+                    "Wan 2.2 was trained with 0.9 for I2V and 0.875 for T2V.",
                 ),
             ],
             outputs=[
