@@ -23,11 +23,17 @@ StepCallback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """What a sampler is set to. `sigmas` run from the first noise level down."""
+    """What a sampler is set to. `sigmas` run from the first noise level down.
+
+    `low_noise_model` is the second expert of Wan 2.2 14B; it takes the steps whose noise level is
+    below `switch_sigma` (0..1).
+    """
 
     sampler: comfy.samplers.KSAMPLER
     sigmas: torch.Tensor
     cfg: float
+    low_noise_model: ModelPatcher | None = None
+    switch_sigma: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -56,6 +62,8 @@ def check_sigmas(sigmas: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"sigmas need 2 values or more, got {tuple(sigmas.shape)}")
     if not bool(torch.isfinite(sigmas).all()):
         raise ValueError(f"sigmas must be finite, got {sigmas.tolist()}")
+    if bool((sigmas < 0).any()):
+        raise ValueError(f"sigmas must be 0 or more, got {sigmas.tolist()}")
     if bool((sigmas[1:] > sigmas[:-1]).any()):
         raise ValueError(f"sigmas must fall, got {sigmas.tolist()}")
     return sigmas.float().cpu()
@@ -88,27 +96,80 @@ def sample_segment(
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
     latent = torch.zeros(shape, dtype=torch.float32, device="cpu")
-    inputs = SegmentInputs(
-        model=model, positive=positive, negative=negative, latent=latent, noise_mask=None
-    )
+    num_known = 0 if known is None else known.shape[2]
     if known is not None:
-        latent[:, :, : known.shape[2]] = known
-        inputs = family.prepare(model, blanks, positive, negative, latent, known.shape[2])
-    samples = comfy.sample.sample_custom(
-        inputs.model,
-        segment_noise(inputs.latent, seed),
-        settings.cfg,
-        settings.sampler,
-        settings.sigmas,
-        inputs.positive,
-        inputs.negative,
-        inputs.latent,
-        noise_mask=inputs.noise_mask,
-        callback=callback,
-        disable_pbar=True,
-        seed=seed,
-    )
-    return _checked(samples, seed)
+        latent[:, :, :num_known] = known
+    noise = segment_noise(latent, seed)
+    samples, done = latent, 0
+    for expert, sigmas in expert_phases(model, settings):
+        if done:
+            samples = _resume(expert, samples, noise, float(sigmas[0]))
+            samples[:, :, :num_known] = latent[:, :, :num_known]
+        inputs = SegmentInputs(
+            model=expert, positive=positive, negative=negative, latent=samples, noise_mask=None
+        )
+        if num_known:
+            inputs = family.prepare(expert, blanks, positive, negative, samples, num_known)
+        samples = comfy.sample.sample_custom(
+            inputs.model,
+            noise,
+            settings.cfg,
+            settings.sampler,
+            sigmas,
+            inputs.positive,
+            inputs.negative,
+            inputs.latent,
+            noise_mask=inputs.noise_mask,
+            callback=_offset(callback, done, settings.steps),
+            disable_pbar=True,
+            seed=seed,
+        )
+        samples = _checked(samples, seed)
+        done += len(sigmas) - 1
+    return samples
+
+
+def expert_phases(
+    model: ModelPatcher, settings: SamplerSettings
+) -> list[tuple[ModelPatcher, torch.Tensor]]:
+    """Which model takes which noise levels: one phase, or the high-noise expert's then the other's.
+
+    A step belongs to the high-noise expert when it starts at `switch_sigma` or above, as in Wan
+    2.2's own sampling loop (boundary 0.875 for T2V, 0.900 for I2V).
+    """
+    if settings.low_noise_model is None:
+        return [(model, settings.sigmas)]
+    switch = int((settings.sigmas[:-1] >= settings.switch_sigma).sum())
+    phases = [
+        (model, settings.sigmas[: switch + 1]),
+        (settings.low_noise_model, settings.sigmas[switch:]),
+    ]
+    return [(expert, sigmas) for expert, sigmas in phases if len(sigmas) > 1]
+
+
+def _resume(
+    model: ModelPatcher, samples: torch.Tensor, noise: torch.Tensor, sigma: float
+) -> torch.Tensor:
+    """The latent from which core's noise scaling arrives at a half-finished sample again.
+
+    A flow model's x = (1 - sigma) latent + sigma noise, and core gives back x / (1 - sigma) in the
+    latent's space; so the same noise can be handed over again, which the noise mask needs to
+    re-noise the known frames.
+    """
+    inner = model.model
+    scaled = inner.process_latent_in(samples) - sigma / (1.0 - sigma) * noise
+    return inner.process_latent_out(scaled)
+
+
+def _offset(callback: StepCallback | None, done: int, total: int) -> StepCallback | None:
+    """The callback of a later phase: its steps follow the `done` ones."""
+    if callback is None or not done:
+        return callback
+
+    def shifted(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
+        callback(step + done, denoised, noisy, total)
+
+    return shifted
 
 
 def _checked(samples: torch.Tensor, seed: int) -> torch.Tensor:

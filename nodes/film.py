@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 import torch
+from comfy.model_sampling import CONST
 
 from ..adapters.families import family_of
 from ..adapters.family import Capabilities, Conditioning, Family
@@ -23,6 +24,8 @@ from ..adapters.fingerprint import (
 )
 from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
 from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
+from ..adapters.text import check_text
+from ..planning.frames import FrameGrid
 from ..planning.script import parse_storyboard
 from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
 from ..planning.storyboard import Shot, Storyboard
@@ -72,6 +75,14 @@ class FilmRequest:
     retakes: str
     memory: Any | None
     plan: Any | None
+    low_noise_model: ModelPatcher | None
+    switch_sigma: float | None
+    start_latent_input: str | None
+
+    @property
+    def latent_input(self) -> str:
+        """What the node calls the input `start_latent`."""
+        return self.start_latent_input or "start_latent"
 
 
 def film_request(inputs: Mapping[str, Any]) -> FilmRequest:
@@ -151,6 +162,7 @@ def plan_segment(inputs: Mapping[str, Any]) -> Film:
         {
             **inputs,
             "start_latent": previous,
+            "start_latent_input": "previous",
             "script": "",
             "negative_prompt": "",
             "fps": float(grid.frames_per_latent),
@@ -162,7 +174,7 @@ def plan_segment(inputs: Mapping[str, Any]) -> Film:
     )
     capabilities = family.capabilities(model)
     _, known = _check_start(request, capabilities, read_geometry(model), family)
-    new = grid.latent_frames(request.segment_frames) - known
+    new = _latent_frames(grid, request.segment_frames, "segment_frames") - known
     if new < 1:
         raise ValueError(
             f"segment_frames must be more than the {grid.frames(known)} frames it starts from, "
@@ -187,11 +199,8 @@ def _check_texts(request: FilmRequest) -> None:
             f"negative must be connected when positive is and cfg is not 1, got cfg {request.cfg:g}"
         )
     for name, conditioning in (("positive", request.positive), ("negative", request.negative)):
-        if conditioning is not None and not conditioning:
-            raise ValueError(f"{name} must hold a conditioning, got an empty one")
-        for embedding, _ in conditioning or []:
-            if not bool(torch.isfinite(embedding).all()):
-                raise ValueError(f"{name} must be finite, got NaN or infinity")
+        if conditioning is not None:
+            check_text(request.model, conditioning, name)
 
 
 def _check_start(
@@ -199,7 +208,7 @@ def _check_start(
 ) -> tuple[Start, int]:
     """What the first segment starts from, and how many latent frames of it are known."""
     if request.start_image is not None and request.start_latent is not None:
-        raise ValueError("start_image or start_latent may be connected, got both")
+        raise ValueError(f"start_image or {request.latent_input} may be connected, got both")
     if request.start_image is not None:
         known = _check_start_image(request.start_image, geometry)
         start: Start = "image"
@@ -212,7 +221,7 @@ def _check_start(
     limit = capabilities.known_latent_frames
     if limit is not None and known > limit:
         raise ValueError(
-            f"{family.name} starts from at most {limit} latent frames "
+            f"start_{start}: {family.name} starts from at most {limit} latent frames "
             f"({geometry.grid.frames(limit)} frames), got {known}"
         )
     return start, known
@@ -225,25 +234,26 @@ def _check_start_image(image: torch.Tensor, geometry: LatentGeometry) -> int:
         )
     if not bool(torch.isfinite(image).all()):
         raise ValueError("start_image must be finite, got NaN or infinity")
-    return geometry.grid.latent_frames(image.shape[0])
+    return _latent_frames(geometry.grid, image.shape[0], "start_image")
 
 
 def _check_start_latent(request: FilmRequest, geometry: LatentGeometry) -> int:
-    samples = (request.start_latent or {}).get("samples")
+    name, samples = request.latent_input, (request.start_latent or {}).get("samples")
     if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
         raise ValueError(
-            f"start_latent must be one video latent, got {type(samples).__name__}: latents of "
+            f"{name} must be one video latent, got {type(samples).__name__}: latents of "
             "video and sound together are not supported"
         )
-    expected = geometry.latent_shape(samples.shape[2], request.height, request.width)
-    if samples.ndim != 5 or tuple(samples.shape) != expected:
+    latent_frames = samples.shape[2] if samples.ndim == 5 else 1
+    expected = geometry.latent_shape(latent_frames, request.height, request.width)
+    if tuple(samples.shape) != expected:
         raise ValueError(
-            f"start_latent must have the shape {expected} for {request.width} x {request.height} "
+            f"{name} must have the shape {expected} for {request.width} x {request.height} "
             f"pixels, got {tuple(samples.shape)}"
         )
     if not bool(torch.isfinite(samples).all()):
-        raise ValueError("start_latent must be finite, got NaN or infinity")
-    return int(samples.shape[2])
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return latent_frames
 
 
 def _segment_latent_frames(
@@ -251,7 +261,15 @@ def _segment_latent_frames(
 ) -> int:
     if request.segment_frames == 0:
         return capabilities.segment_latent_frames
-    return geometry.grid.latent_frames(request.segment_frames)
+    return _latent_frames(geometry.grid, request.segment_frames, "segment_frames")
+
+
+def _latent_frames(grid: FrameGrid, frames: int, name: str) -> int:
+    """Latent frames of `frames` frames; a count off the grid is refused by the input's name."""
+    try:
+        return grid.latent_frames(frames)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _tail_latent_frames(request: FilmRequest, capabilities: Capabilities, family: Family) -> int:
@@ -283,8 +301,37 @@ def _sampler_settings(
         raise ValueError(f"steps must be 1 or more, got {request.steps}")
     else:
         sigmas = schedule_sigmas(request.model, name, request.scheduler, request.steps)
-    sampler = request.sampler or comfy.samplers.sampler_object(name)
-    return SamplerSettings(sampler=sampler, sigmas=sigmas, cfg=request.cfg)
+    return SamplerSettings(
+        sampler=request.sampler or comfy.samplers.sampler_object(name),
+        sigmas=sigmas,
+        cfg=request.cfg,
+        low_noise_model=request.low_noise_model,
+        switch_sigma=_switch_sigma(request, family),
+    )
+
+
+def _switch_sigma(request: FilmRequest, family: Family) -> float:
+    if request.low_noise_model is None:
+        return 0.0
+    other = family_of(request.low_noise_model)
+    if other != family or not isinstance(request.model.model.model_sampling, CONST):
+        raise ValueError(
+            f"low_noise_model must be the other expert of the same flow model ({family.name}), "
+            f"got {other.name}"
+        )
+    switch = request.switch_sigma
+    if switch is None or not 0.0 < switch < 1.0:
+        raise ValueError(f"switch_sigma must lie between 0 and 1, got {switch}")
+    return switch
+
+
+def _low_noise_parameters(sampler: SamplerSettings) -> dict[str, Any]:
+    if sampler.low_noise_model is None:
+        return {}
+    return {
+        "low_noise_model": fingerprint_model(sampler.low_noise_model),
+        "switch_sigma": sampler.switch_sigma,
+    }
 
 
 def _parameters(
@@ -297,6 +344,7 @@ def _parameters(
     }
     return {
         "model": fingerprint_model(request.model),
+        **_low_noise_parameters(sampler),
         "vae": fingerprint_vae(request.vae),
         "text_encoder": fingerprint_text_encoder(request.clip) if request.clip else None,
         "positive": fingerprint_value(request.positive),

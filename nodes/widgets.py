@@ -9,6 +9,9 @@ from ..planning.segments import parse_takes
 from ..runs.paths import run_path
 from .rendering import runs_root
 
+MAX_RESOLUTION = 16384
+"""The range of ComfyUI's own size widgets (`MAX_RESOLUTION` in its nodes.py)."""
+
 SAMPLER_NAMES = [*comfy.samplers.SAMPLER_NAMES, "ar_video"]
 """Core's list and the sampler of causal Wan, which core offers as a node only."""
 
