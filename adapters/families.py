@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import comfy.model_base
+
 from .family import Family
 from .hunyuan_video import HUNYUAN_VIDEO_FAMILIES
 from .ltxv import LTXV
-from .wan import WAN_FAMILIES
+from .wan import WAN_FAMILIES, concat_channels
 from .wan_causal import WanCausal
 from .wan_vace import WanVace
 
@@ -33,6 +35,16 @@ def family_of(model: ModelPatcher) -> Family:
         if family.recognises(model):
             return family
     raise ValueError(
-        f"model must be able to continue a video, got {type(model.model).__name__}: "
+        f"model must be able to continue a video, got {_description(model)}: "
         f"use {CONTINUING_MODELS}"
     )
+
+
+def _description(model: ModelPatcher) -> str:
+    """The model's class; Wan's own covers models that differ only in their input channels."""
+    name = type(model.model).__name__
+    if type(model.model) is comfy.model_base.WAN21:
+        name += (
+            f" with {concat_channels(model)} input channels beside the latent (a control model?)"
+        )
+    return name
