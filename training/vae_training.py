@@ -91,6 +91,28 @@ def training_loss(
     return error + config.gradient_weight * gradient_distance(decoded, clip), error.detach()
 
 
+def training_step(
+    vae: nn.Module,
+    average: MovingAverage,
+    optimiser: torch.optim.AdamW,
+    config: VaeTrainingConfig,
+    step: int,
+) -> float:
+    """One optimiser step in place; returns the MSE in -1..1 units."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(
+            step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
+        )
+    generator = torch.Generator().manual_seed(config.seed * config.steps + step)
+    loss, error = training_loss(vae, training_batch(config, step), config, generator)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+    optimiser.step()
+    average.add(vae, step)
+    return error.item()
+
+
 def train_vae(
     folder: Path,
     config: VaeTrainingConfig,
@@ -111,19 +133,7 @@ def train_vae(
     start = load_checkpoint(path, vae, average, optimiser) if path.exists() else 0
     saved, errors = time.monotonic(), []
     for step in range(start, config.steps):
-        rate = learning_rate(
-            step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
-        )
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        generator = torch.Generator().manual_seed(config.seed * config.steps + step)
-        loss, error = training_loss(vae, training_batch(config, step), config, generator)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        average.add(vae, step)
-        errors.append(error.item())
+        errors.append(training_step(vae, average, optimiser, config, step))
         if (step + 1) % 50 == 0:
             psnr = 10 * np.log10(4 / np.mean(errors))
             clock = time.strftime("%H:%M:%S")
