@@ -162,9 +162,9 @@ def _resume(
 
 
 def _offset(callback: StepCallback | None, done: int, total: int) -> StepCallback | None:
-    """The callback of a later phase: its steps follow the `done` ones."""
-    if callback is None or not done:
-        return callback
+    """The callback of one phase of several: its steps follow the `done` ones of `total`."""
+    if callback is None:
+        return None
 
     def shifted(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
         callback(step + done, denoised, noisy, total)
