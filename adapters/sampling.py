@@ -91,7 +91,8 @@ def sample_segment(
     """Sample one segment of `shape` (b c t h w) that starts with the latent frames `known`.
 
     `known` (b c k h w) is in the VAE's latent space. Returns the whole segment on the CPU, in
-    float32, the known frames included. Interruption raises core's InterruptProcessingException
+    float32; its first frames are `known` to the bit (a mask keeps them while sampling, but the
+    latent format's scaling rounds, and samplers such as uni_pc end beside it). Interruption raises core's InterruptProcessingException
     within one step.
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -126,6 +127,7 @@ def sample_segment(
         )
         samples = _checked(samples, seed)
         done += len(sigmas) - 1
+    samples[:, :, :num_known] = latent[:, :, :num_known]
     return samples
 
 
