@@ -70,8 +70,8 @@ def render_film(film: Film, node_id: str) -> RenderedFilm:
     with RunFolder.open(
         runs_root(), request.run_name, film.parameters, film.segments, fps=film.fps
     ) as folder:
-        missing = sum(state.status != "reused" for state in folder.state())
-        renderer = FilmRenderer(film, node_id, missing)
+        to_render = frozenset(state.index for state in folder.state() if state.needs_render)
+        renderer = FilmRenderer(film, node_id, to_render)
         rendered = render_run(
             folder, film.segments, renderer.render, renderer.first_known, renderer.report
         )
@@ -87,7 +87,7 @@ def render_film(film: Film, node_id: str) -> RenderedFilm:
 
 def render_one(film: Film, node_id: str) -> torch.Tensor:
     """The latent b c t h w of a film of one segment, without a run folder."""
-    renderer = FilmRenderer(film, node_id, 1)
+    renderer = FilmRenderer(film, node_id, frozenset({0}))
     return renderer.sample(film.segments[0], renderer.first_known())
 
 
@@ -106,14 +106,18 @@ def _summary(film: Film, rendered: int) -> str:
 
 
 class FilmRenderer:
-    """Samples the segments of one film. Conditioning and blank clips live as long as the run."""
+    """Samples the segments of one film. Conditioning and blank clips live as long as the run.
 
-    def __init__(self, film: Film, node_id: str, segments_to_render: int) -> None:
+    `to_render` are the indices of the segments that are expected to be sampled.
+    """
+
+    def __init__(self, film: Film, node_id: str, to_render: frozenset[int]) -> None:
         self._film = film
+        self._to_render = to_render
         self._node_id = node_id
         self._blanks = BlankClips(film.request.vae)
         self._conditioning: dict[str, Conditioning] = {}
-        self._progress = comfy.utils.ProgressBar(max(1, segments_to_render * film.sampler.steps))
+        self._progress = comfy.utils.ProgressBar(max(1, len(to_render) * film.sampler.steps))
         self._previewer = latent_preview.get_previewer(
             film.request.model.load_device, film.request.model.get_model_object("latent_format")
         )
@@ -137,7 +141,8 @@ class FilmRenderer:
     def sample(self, segment: Segment, known: torch.Tensor | None) -> torch.Tensor:
         """The segment's latent b c t h w, started from the latent frames `known`."""
         film, request = self._film, self._film.request
-        return sample_segment(
+        done = self._progress.current
+        latent = sample_segment(
             film.family,
             request.model,
             self._blanks,
@@ -147,10 +152,14 @@ class FilmRenderer:
             film.latent_shape(segment),
             known,
             segment.seed,
-            self._step_callback(segment),
+            self._step_callback(segment, done),
         )
+        self._progress.update_absolute(done + film.sampler.steps)
+        return latent
 
     def report(self, event: SegmentEvent) -> None:
+        if event.status == "reused" and event.segment.index in self._to_render:
+            self._progress.update(self._film.sampler.steps)  # it came out the same after all
         self._announce(event.segment, event.status, event.reason, 0)
 
     def _announce(self, segment: Segment, status: Status, reason: str, step: int) -> None:
@@ -200,19 +209,21 @@ class FilmRenderer:
             return conditioning
         return with_values(conditioning, {"clip_vision_output": vision})
 
-    def _step_callback(self, segment: Segment) -> StepCallback:
-        shown = (segment.known_latent_frames + segment.latent_frames) // 2
+    def _step_callback(self, segment: Segment, done: int) -> StepCallback:
+        """Progress from `done` steps on. Block-wise samplers report a step several times and show
+        the denoised latent frames of one block only."""
+        middle = (segment.known_latent_frames + segment.latent_frames) // 2
 
         def callback(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
             picture = None
             if self._previewer is not None:
+                shown = min(middle, denoised.shape[2] - 1)
                 picture = self._previewer.decode_latent_to_preview_image(
                     "JPEG", denoised[:, :, shown : shown + 1]
                 )
-            self._progress.update_absolute(
-                self._progress.current + 1, self._progress.total, picture
-            )
-            self._announce(segment, "running", "", step + 1)
+            step_number = min(step + 1, self._film.sampler.steps)
+            self._progress.update_absolute(done + step_number, self._progress.total, picture)
+            self._announce(segment, "running", "", step_number)
 
         return callback
 
