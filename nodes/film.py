@@ -6,9 +6,9 @@ This is the one place where adapters (models) and runs (the folder on disk) meet
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import comfy.samplers
 import torch
@@ -28,7 +28,7 @@ from ..adapters.text import check_text
 from ..planning.frames import FrameGrid
 from ..planning.script import parse_storyboard
 from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
-from ..planning.storyboard import Shot, Storyboard
+from ..planning.storyboard import Shot, Storyboard, Transition
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -125,7 +125,7 @@ def plan_film(request: FilmRequest) -> Film:
     _check_texts(request)
     start, first_known = _check_start(request, capabilities, geometry, family)
     sampler = _sampler_settings(request, capabilities, family)
-    storyboard = request.storyboard or parse_storyboard(request.script)
+    storyboard = _storyboard(request)
     fps = storyboard.fps or request.fps
     segments = plan_segments(
         storyboard,
@@ -135,7 +135,7 @@ def plan_film(request: FilmRequest) -> Film:
             segment_latent_frames=_segment_latent_frames(request, capabilities, geometry),
             tail_latent_frames=_tail_latent_frames(request, capabilities, family),
             seconds_per_shot=request.seconds_per_shot,
-            unmarked_shots="cut" if request.unmarked_shots == "cut" else "continue",
+            unmarked_shots=cast(Transition, request.unmarked_shots),
             seed=request.seed,
             first_start=start,
             first_known_latent_frames=first_known,
@@ -182,6 +182,22 @@ def plan_segment(inputs: Mapping[str, Any]) -> Film:
         )
     shot = Shot(id="1", caption="one segment", seconds=float(new))
     return plan_film(replace(request, storyboard=Storyboard(shots=(shot,))))
+
+
+def _storyboard(request: FilmRequest) -> Storyboard:
+    _check_choice("unmarked_shots", request.unmarked_shots, ("continue", "cut"))
+    given: object = request.storyboard
+    if given is None:
+        return parse_storyboard(request.script)
+    if not isinstance(given, Storyboard):
+        raise ValueError(f"storyboard must come from a Storyboard node, got {type(given).__name__}")
+    return given
+
+
+def _check_choice(name: str, value: str, accepted: Sequence[str]) -> None:
+    """The host checks a widget's choice, but not one that comes over a wire."""
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
 def _check_texts(request: FilmRequest) -> None:
@@ -287,6 +303,8 @@ def _sampler_settings(
     request: FilmRequest, capabilities: Capabilities, family: Family
 ) -> SamplerSettings:
     own, name = capabilities.own_sampler, request.sampler_name
+    _check_choice("sampler_name", name, (*comfy.samplers.SAMPLER_NAMES, "ar_video"))
+    _check_choice("scheduler", request.scheduler, comfy.samplers.SCHEDULER_NAMES)
     if request.sampler is None and own is not None and name != own:
         raise ValueError(f"{family.name} needs the sampler '{own}', got sampler_name '{name}'")
     if not capabilities.guidance and request.cfg != 1.0:

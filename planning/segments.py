@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .frames import FrameGrid
-from .storyboard import Shot, Storyboard, video_prompt
+from .storyboard import MAX_FPS, MAX_SECONDS, Shot, Storyboard, video_prompt
 
 Start = Literal["text", "image", "latent", "tail", "memory"]
 Transition = Literal["cut", "continue"]
@@ -76,8 +76,8 @@ class FilmSettings:
     takes: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require_positive("fps", self.fps)
-        _require_positive("seconds per shot", self.seconds_per_shot)
+        _require_within("fps", self.fps, MAX_FPS)
+        _require_within("seconds per shot", self.seconds_per_shot, MAX_SECONDS)
         if self.tail_latent_frames < 1:
             raise ValueError(f"tail latent frames must be 1 or more, got {self.tail_latent_frames}")
         longest = max(self.tail_latent_frames, self.first_known_latent_frames)
@@ -91,9 +91,9 @@ class FilmSettings:
             raise ValueError(f"seed must be 0 to {SEED_RANGE - 1}, got {self.seed}")
 
 
-def _require_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be above 0 and finite, got {value}")
+def _require_within(name: str, value: float, most: float) -> None:
+    if not 0 < value <= most:
+        raise ValueError(f"{name} must be above 0 and at most {most:g}, got {value}")
 
 
 def split_evenly(total: int, longest: int) -> tuple[int, ...]:
@@ -163,7 +163,7 @@ def _shot_parts(
 ) -> tuple[int, ...]:
     """New latent frames of each segment of a shot."""
     seconds = settings.seconds_per_shot if shot.seconds is None else shot.seconds
-    _require_positive(f"seconds of shot {shot.id}", seconds)
+    _require_within(f"seconds of shot {shot.id}", seconds, MAX_SECONDS)
     _, first_known = _start(shot_index, 0, continues, settings)
     longest = settings.segment_latent_frames - max(first_known, settings.tail_latent_frames)
     total = settings.grid.new_latent_frames(seconds, settings.fps)

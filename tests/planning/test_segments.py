@@ -189,11 +189,11 @@ def test_retakes_that_cannot_be_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"fps": 0.0}, "fps must be above 0 and finite, got 0.0"),
-        ({"fps": float("nan")}, "fps must be above 0 and finite, got nan"),
-        ({"fps": float("inf")}, "fps must be above 0 and finite, got inf"),
-        ({"seconds_per_shot": 0.0}, "seconds per shot must be above 0 and finite, got 0.0"),
-        ({"seconds_per_shot": -1.0}, "seconds per shot must be above 0 and finite, got -1.0"),
+        ({"fps": 0.0}, "fps must be above 0 and at most 240, got 0.0"),
+        ({"fps": float("nan")}, "fps must be above 0 and at most 240, got nan"),
+        ({"fps": float("inf")}, "fps must be above 0 and at most 240, got inf"),
+        ({"seconds_per_shot": 0.0}, "seconds per shot must be above 0 and at most 3600, got 0.0"),
+        ({"seconds_per_shot": -1.0}, "seconds per shot must be above 0 and at most 3600, got -1.0"),
         ({"tail_latent_frames": 0}, "tail latent frames must be 1 or more, got 0"),
         (
             {"segment_latent_frames": 2},
