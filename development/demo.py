@@ -18,6 +18,8 @@ from .progress import Progress
 from .server import Server
 
 WORKFLOW = ROOT / "workflows" / "01_long_take.json"
+REPORT = "drift report of "
+"""The nodes that the demo adds to a graph, to read a report, have ids that begin with this."""
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm"}
 
 
@@ -55,7 +57,8 @@ def run(host: Host, out: Path, workflow: Path, stay_open: bool, gpu: bool = Fals
         prompt = to_prompt(graph, server)
         provide_inputs(prompt, workflow.parent, base / "input")
         progress = Progress()
-        _, entry = server.run(prompt, progress.hear, graph if "nodes" in graph else None)
+        workflow_to_embed = graph if "nodes" in graph else None
+        _, entry = server.run(with_report(prompt), progress.hear, workflow_to_embed)
         progress.close()
         if entry["status"]["status_str"] != "success":
             raise Problem(_failure(entry))
@@ -65,7 +68,7 @@ def run(host: Host, out: Path, workflow: Path, stay_open: bool, gpu: bool = Fals
         (out / "summary.json").write_text(
             json.dumps(asdict(summary), indent=1) + "\n", encoding="utf-8"
         )
-        _print(summary, [*files, out / "summary.json"])
+        _print(summary, texts(prompt, entry["outputs"]), [*files, out / "summary.json"])
         if stay_open:
             print(f"ComfyUI is open at {server.address} (Ctrl+C ends it)", flush=True)
             server.wait()
@@ -138,17 +141,32 @@ def _files(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     yield entry
 
 
+def with_report(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """The graph and, for each ThroughlineDriftReport, core's node that shows its JSON."""
+    shown = {
+        REPORT + node_id: {"class_type": "PreviewAny", "inputs": {"source": [node_id, 0]}}
+        for node_id, node in prompt.items()
+        if node["class_type"] == "ThroughlineDriftReport"
+    }
+    return {**prompt, **shown}
+
+
 def drift_report(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The JSON object that ThroughlineDriftReport shows, None where the graph has no such node."""
-    for result in outputs.values():
-        for entries in result.values():
-            for text in entries if isinstance(entries, list) else []:
-                if isinstance(text, str) and text.lstrip().startswith("{"):
-                    try:
-                        return json.loads(text)
-                    except ValueError:
-                        continue
+    """The report that `with_report` asked for, None where the graph measures no drift."""
+    for node_id, result in outputs.items():
+        if node_id.startswith(REPORT):
+            return json.loads(result["text"][0])
     return None
+
+
+def texts(prompt: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[str]:
+    """What the pack's own nodes say about their results, such as the table of drift."""
+    return [
+        text
+        for node_id, result in outputs.items()
+        if prompt.get(node_id, {}).get("class_type", "").startswith("Throughline")
+        for text in result.get("text", ())
+    ]
 
 
 def video_length(file: Path) -> tuple[int, float]:
@@ -178,25 +196,18 @@ def _summary(
     )
 
 
-def _print(summary: Summary, files: list[Path]) -> None:
+def _print(summary: Summary, said: list[str], files: list[Path]) -> None:
+    for text in said:
+        print(text)
     print(f"segments   {summary.segments}")
     if summary.reused_segments:
         print(f"reused     {summary.reused_segments} segments were on disk from an earlier run")
     print(f"video      {summary.frames} frames, {summary.seconds:g} s")
     print(f"peak RAM   {summary.peak_ram_mb:.0f} MB")
     print(f"wall time  {summary.wall_s:.0f} s")
-    for line in drift_lines(summary.drift):
-        print(line)
     for file in files:
         print(f"file       {file}")
     sys.stdout.flush()
-
-
-def drift_lines(drift: Mapping[str, Any] | None) -> Iterator[str]:
-    """One line of figures per hop, where the report has a list of hops."""
-    for hop in (drift or {}).get("hops", []):
-        figures = [f"{key} {value:+.4f}" for key, value in hop.items() if isinstance(value, float)]
-        yield "drift      " + "  ".join([f"hop {hop.get('hop', '')}", *figures])
 
 
 def _failure(entry: Mapping[str, Any]) -> str:

@@ -35,10 +35,15 @@ def test_results_lose_their_counters_and_the_video_gets_the_workflows_name(tmp_p
     assert b"subfolder=throughline" in (tmp_path / "long_take.mp4").read_bytes()
 
 
-def test_the_report_of_drift_is_found_among_texts() -> None:
-    outputs = {"1": {"text": ["long_take: 12 segments"]}, "2": {"text": [json.dumps({"hops": []})]}}
+def test_the_report_of_drift_is_asked_for_and_read() -> None:
+    prompt = {"9": {"class_type": "ThroughlineDriftReport", "inputs": {"run": ["3", 0]}}}
+    asked = demo.with_report(prompt)
+    (added,) = set(asked) - {"9"}
+    assert asked[added]["inputs"] == {"source": ["9", 0]}
+    outputs = {"9": {"text": ["a table"]}, added: {"text": [json.dumps({"hops": []})]}}
     assert demo.drift_report(outputs) == {"hops": []}
-    assert demo.drift_report({"1": {"text": ["{ not JSON"]}}) is None
+    assert demo.texts(prompt, outputs) == ["a table"]
+    assert demo.drift_report({"9": {"text": ["a table"]}}) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"a": 1}', '{"1": {"type": "x"}}'])
