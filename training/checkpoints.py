@@ -40,6 +40,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary, metadata)
+    temporary.chmod(0o644)  # safetensors makes it readable for its owner only
     temporary.replace(path)
 
 

@@ -15,7 +15,7 @@ from .vae_training import VaeTrainingConfig, clip_tensor
 from .world import Split, random_take
 from .world_rendering import render_take
 
-STATISTICS_TAKES = 256  # takes of 9 latent frames whose latents give mean and standard deviation
+STATISTICS_TAKES = 96  # takes of 9 latent frames whose latents give mean and standard deviation
 STATISTICS_LATENT_FRAMES = 9
 STATISTICS_FIRST_INDEX = 10_000_000  # above every index that the VAE training draws
 

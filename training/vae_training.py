@@ -35,12 +35,12 @@ class VaeTrainingConfig:
     split: Split = Split.TRAINING
     frame_steps: int = 600
     frame_batch: int = 32
-    clip_steps: int = 2400
+    clip_steps: int = 1900
     clip_batch: int = 4
     clip_latent_frames: int = 3
     peak_learning_rate: float = 2e-3
     warm_up: int = 100
-    decay_from: float = 0.45
+    decay_from: float = 0.5
     gradient_weight: float = (
         0.05  # of the L1 distance of image gradients, beside the MSE; shared design notes 8.2
     )
@@ -48,7 +48,7 @@ class VaeTrainingConfig:
         0.07  # of each channel's standard deviation: the decoder must stand a sampler's errors
     )
     average_decay: float = 0.998
-    threads: int = 2
+    threads: int = 1  # two collapse when another process wants a core: 0.33 s -> 1.5 s a step
 
     @property
     def steps(self) -> int:
