@@ -5,7 +5,9 @@ Every case says which words the message must hold: the input, the rule and the v
 
 from __future__ import annotations
 
+import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,6 +286,8 @@ VALUE_CASES = (
     case("NaN conditioning", "negative must be finite", "NaN", negative=Linked("NaN text")),
     case("text of another encoder", "positive must be 24 wide", "got 99",
          positive=Linked("wide text")),
+    case("encoder of another model", "clip must be 24 wide", "got 32", positive=None,
+         negative=None, clip=Linked("encoder of another model")),
     case("memory before its time", "memory", "not read by this version", "str",
          memory=Linked("../escape")),
     case("plan before its time", "plan", "not read by this version", "str",
@@ -310,6 +314,27 @@ FLUX_SIZES = (
 CASES = (*SCRIPT_CASES, *NUMBER_CASES, *RUN_CASES, *VALUE_CASES)
 
 
+def make_encoder(width: int) -> Any:
+    """A CLIP object whose conditioning is `width` wide, with random weights."""
+    import comfy.ops
+    import safetensors.torch
+
+    from throughline.adapters.demo_models import (
+        SPECIAL_WORDS,
+        DemoTextModel,
+        load_demo_text_encoder,
+    )
+
+    sizes, vocabulary = {"width": width, "layers": 1, "heads": 2}, [*SPECIAL_WORDS, "dog"]
+    model = DemoTextModel(len(vocabulary), comfy.ops.manual_cast, **sizes)
+    config = json.dumps({"text": {**sizes, "vocabulary": vocabulary}})
+    state = {name: tensor.zero_() for name, tensor in model.state_dict().items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.safetensors"
+        safetensors.torch.save_file(state, path, {"config": config})
+        return load_demo_text_encoder(path)
+
+
 def make_values() -> dict[str, Callable[[], Any]]:
     """Everything that the cases connect, by name, made when it is asked for."""
     import comfy.latent_formats
@@ -319,6 +344,7 @@ def make_values() -> dict[str, Callable[[], Any]]:
     import torch
 
     from development.tiny_models import FAMILIES, HUNYUAN, TinyFamily, tiny_wan_vae
+    from throughline.planning.script import parse_storyboard
 
     def latent(*shape: int, fill: float = 0.0) -> dict[str, Any]:
         return {"samples": torch.full(shape, fill)}
@@ -341,6 +367,8 @@ def make_values() -> dict[str, Callable[[], Any]]:
         "picture vae": lambda: comfy.sd.VAE(
             sd=comfy.taesd.taesd.TAESD(latent_channels=4).state_dict()
         ),
+        "encoder": lambda: make_encoder(24),
+        "encoder of another model": lambda: make_encoder(32),
         "text": FAMILIES["wan_t2v"].conditioning,
         "hunyuan text": FAMILIES["hunyuan_replace"].conditioning,
         "empty text": list,
@@ -362,6 +390,7 @@ def make_values() -> dict[str, Callable[[], Any]]:
         "one sigma": lambda: torch.tensor([1.0]),
         "rising sigmas": lambda: torch.tensor([0.5, 1.0, 0.0]),
         "negative sigmas": lambda: torch.tensor([1.0, -1.0]),
+        "storyboard": lambda: parse_storyboard("A dog runs."),
         "bad script": lambda: "[5min] a",
         "magic": lambda: "magic",
         "1000000.0": lambda: 1e6,
@@ -463,13 +492,23 @@ def test_a_bad_input_is_refused_before_sampling(
     assert not missing, f"{missing} not in: {message}"
 
 
-@pytest.mark.parametrize("node", [SAMPLER, SEGMENT])
-def test_the_good_graph_reaches_the_sampler(
-    node: str, run_graph: Callable, value_node: None, sampled: list[str]
+@pytest.mark.parametrize(
+    ("node", "inputs"),
+    [
+        (SAMPLER, {}),
+        (SAMPLER, {"clip": Linked("encoder"), "positive": None, "negative": None}),
+        (SAMPLER, {"storyboard": Linked("storyboard"), "script": ""}),
+        (SAMPLER, {"start_image": Linked("5 images"), "low_noise_model": Linked("wan_t2v")}),
+        (SEGMENT, {}),
+        (SEGMENT, {"previous": Linked("latent")}),
+    ],
+)
+def test_a_good_graph_reaches_the_sampler(
+    node: str, inputs: dict[str, Any], run_graph: Callable, value_node: None, sampled: list[str]
 ) -> None:
     """So the count above would see a call."""
     with pytest.raises(run_graph.error, match="was called"):
-        run_graph(graph(node, {}))
+        run_graph(graph(node, inputs))
     assert len(sampled) == 1
 
 
