@@ -47,8 +47,8 @@ def disk_full(path: Path, needed: int) -> DiskFullError:
     free = shutil.disk_usage(path.parent).free
     return DiskFullError(
         errno.ENOSPC,
-        f"disk full: {path.name} needs {needed} bytes in {path.parent}, {free} are free. Make room "
-        "and queue the graph again; what was finished is kept",
+        f"disk full: {path.name} needs at least {needed} bytes in {path.parent}, {free} are free. "
+        "Make room and queue the graph again; what was finished is kept",
     )
 
 

@@ -438,7 +438,9 @@ def test_a_full_disk_names_folder_and_bytes_and_loses_nothing(
 
         with monkeypatch.context() as patch:
             patch.setattr(atomic.os, "fsync", full)
-            with pytest.raises(DiskFullError, match=r"needs \d+ bytes in .*segments") as caught:
+            with pytest.raises(
+                DiskFullError, match=r"needs at least \d+ bytes in .*segments"
+            ) as caught:
                 run_folder.write_segment(1, torch.ones(1, 4, 3, 2, 2), {}, 1.0)
         assert str(tmp_path) in str(caught.value)
         assert [s.status for s in run_folder.state()] == ["reused", "missing"]
