@@ -4,10 +4,16 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from ..adapters.demo_models import register_weight_folders
-from . import demo, sampling, segment, storyboard
+from . import assembly, demo, sampling, segment, storyboard
 from .routes import register_routes
 
-NODES: list[type[io.ComfyNode]] = [*sampling.NODES, *segment.NODES, *storyboard.NODES, *demo.NODES]
+NODES: list[type[io.ComfyNode]] = [
+    *sampling.NODES,
+    *segment.NODES,
+    *storyboard.NODES,
+    *assembly.NODES,
+    *demo.NODES,
+]
 
 
 class ThroughlineExtension(ComfyExtension):
