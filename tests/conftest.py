@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -322,3 +323,13 @@ def make_run() -> Callable[..., Path]:
             return folder.path
 
     return make
+
+
+@pytest.fixture
+def runs_root(server: Any) -> Iterator[Path]:
+    """The running server's folder of runs, empty before and after the test."""
+    folder = server.base / "output" / "throughline"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

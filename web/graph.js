@@ -38,7 +38,7 @@ export class GraphSide {
   obstacle(node) {
     if (!node) return "redo.no_sampler";
     if (!widget(node, "retakes") || isLinked(node, "retakes")) return "redo.linked";
-    const control = widgetValue(node, "control_after_generate");
+    const control = widget(node, "seed")?.linkedWidgets?.[0]?.value; // "control after generate"
     if (control && control !== "fixed" && !isLinked(node, "seed")) return "redo.seed_changes";
     return "";
   }
@@ -48,12 +48,17 @@ export class GraphSide {
     return parseRetakes(widgetValue(node, "retakes")).get(number) ?? 0;
   }
 
-  /** Ask for another take of a segment and queue the graph. True when the server accepted it. */
+  /**
+   * Ask for another take of a segment and queue the graph. False when the server refused it; the
+   * widget then has its old text.
+   */
   async retake(node, number, take) {
-    const retakes = parseRetakes(widgetValue(node, "retakes"));
-    retakes.set(number, take);
+    const before = widgetValue(node, "retakes");
+    const retakes = parseRetakes(before).set(number, take);
     setWidget(node, "retakes", formatRetakes(retakes));
-    return this.#app.queuePrompt(0);
+    const accepted = await this.#app.queuePrompt(0);
+    if (!accepted) setWidget(node, "retakes", before);
+    return accepted;
   }
 }
 

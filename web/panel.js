@@ -149,9 +149,12 @@ export class Panel {
     this.#spoken = now;
   }
 
+  /** A disabled button keeps its focus and its explanation, and can therefore be pressed. */
   async #retake(number, change) {
     const node = this.#graph.sampler(this.#store.shown);
-    if (this.#graph.obstacle(node)) return;
+    const segment = this.#store.segments().find((entry) => entry.number === number);
+    const early = segment?.status === "running" || segment?.status === "waiting";
+    if (this.#graph.obstacle(node) || early) return;
     const take = Math.max(0, this.#graph.take(node, number) + change);
     this.#store.queued([number, ...this.#store.followers(number)]);
     const accepted = await this.#graph.retake(node, number, take);

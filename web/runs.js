@@ -77,14 +77,13 @@ export class RunStore extends EventTarget {
     if (detail.seconds !== undefined) entry.seconds = detail.seconds;
     for (const number of film.disk.keys()) if (number > detail.segments) film.disk.delete(number);
     for (let number = 1; number <= detail.segments; number++)
-      if (!film.disk.has(number) && !film.live.has(number))
-        film.live.set(number, { status: "waiting", reason: "" });
+      if (!film.disk.has(number)) film.disk.set(number, { status: "waiting", reason: "" });
     film.live.set(detail.segment, entry);
     film.error = "";
-    if (status === "running") this.#step(detail);
+    const sameSegment = status === "running" && this.#step(detail);
     if (this.#free && this.shown !== detail.run) this.shown = detail.run;
     this.#free = false;
-    if (status === "done" || status === "reused" || !this.isListed(detail.run)) {
+    if (!sameSegment) {
       this.#ask("");
       this.#ask(detail.run);
     }
@@ -144,11 +143,14 @@ export class RunStore extends EventTarget {
     if (running || this.shown) this.refresh();
   }
 
+  /** Note the step of the segment that is being sampled. True when it already was that one. */
   #step(detail) {
     const { run, node, segment, steps, step } = detail;
+    const same = this.running?.run === run && this.running.segment === segment;
     const base = this.running?.run === run ? this.running.value : 0;
-    if (this.running?.run === run && this.running.segment === segment) this.running.told = step;
+    if (same) this.running.told = step;
     else this.running = { run, node: String(node), segment, steps, base, value: base, told: step };
+    return same;
   }
 
   #film(name) {

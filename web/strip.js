@@ -98,18 +98,22 @@ export class Strip {
     setText(card.shot, segment.shot_id ? t("segment.shot", { shot: segment.shot_id }) : "");
     setText(card.prompt, segment.prompt ?? "");
     setAttribute(card.prompt, "title", segment.prompt);
-    setText(card.reason, segment.reason === "queued" ? t("queued") : (segment.reason ?? ""));
+    setText(card.reason, this.#reason(segment));
     setText(card.facts, this.#facts(segment).join(" · "));
     this.#fillPicture(card, segment);
     fillProgress(card.progress, status === "running" ? context.step : null, t("status.running"));
     this.#fillActions(card, segment, context);
   }
 
+  #reason(segment) {
+    if (isMade(segment) || !segment.reason) return "";
+    return segment.reason === "queued" ? this.#text("queued") : segment.reason;
+  }
+
   #facts(segment) {
     const t = this.#text;
     const facts = [];
-    const made = segment.status === "done" || segment.status === "reused";
-    if (made && segment.seconds != null)
+    if (isMade(segment) && segment.seconds != null)
       facts.push(t("segment.seconds", { seconds: segment.seconds.toFixed(1) }));
     if (segment.seed !== undefined) facts.push(t("segment.seed", { seed: segment.seed }));
     if (segment.take !== undefined)
@@ -124,14 +128,16 @@ export class Strip {
     setAttribute(card.picture, "alt", address ? (segment.prompt ?? "") : "");
   }
 
-  #fillActions(card, segment, { obstacle, take, followers }) {
+  #fillActions(card, segment, context) {
     const t = this.#text;
-    const { number } = segment;
+    const { number, status } = segment;
+    const { take, followers } = context;
+    const early = status === "running" || status === "waiting" ? "redo.early" : "";
+    const obstacle = context.obstacle || early;
     const now = take(number);
     const others = followers(number);
-    const cost = others.length
-      ? t("redo.followers", { first: others[0], last: others[others.length - 1] })
-      : "";
+    const last = others[others.length - 1];
+    const cost = last ? t("redo.followers", { numbers: spanned(number + 1, last) }) : "";
     // aria-disabled keeps the button in reach of the keyboard and of its explanation.
     setAttribute(card.redo, "aria-disabled", Boolean(obstacle) && "true");
     setAttribute(card.back, "aria-disabled", Boolean(obstacle) && "true");
@@ -146,6 +152,14 @@ export class Strip {
       setAttribute(button, "aria-label", `${t(name)} ${number}: ${title.trim()}`);
     }
   }
+}
+
+function isMade({ status }) {
+  return status === "done" || status === "reused";
+}
+
+function spanned(first, last) {
+  return first === last ? String(first) : `${first}–${last}`;
 }
 
 function fillProgress(bar, step, label) {

@@ -12,9 +12,10 @@ const TEXTS = {
     queued: "queued",
     redo: "Redo",
     "redo.title": "Render segment {number} again with another seed (take {take}).",
-    "redo.followers": "Segments {first} to {last} continue from it and are rendered again too.",
+    "redo.followers": "What continues from it is rendered again too: {numbers}.",
     "redo.no_sampler":
       "To redo a segment, open the graph whose Sample long video node has this run name.",
+    "redo.early": "This segment is not finished yet.",
     "redo.linked": "The retakes input of the sampler is connected: redo segments there.",
     "redo.seed_changes":
       "Set control after generate to fixed on the sampler: its seed changes with every run, so " +
@@ -47,8 +48,9 @@ const TEXTS = {
     queued: "已加入队列",
     redo: "重做",
     "redo.title": "用另一个种子重新渲染片段 {number}（第 {take} 次重拍）。",
-    "redo.followers": "片段 {first} 至 {last} 接续于它，也会重新渲染。",
+    "redo.followers": "接续于它的片段也会重新渲染：{numbers}。",
     "redo.no_sampler": "要重做片段，请打开其采样节点使用此运行名称的工作流。",
+    "redo.early": "该片段尚未完成。",
     "redo.linked": "采样节点的 retakes 输入已连接：请在那里重做片段。",
     "redo.seed_changes":
       "请将采样节点的“生成后控制”设为 fixed：种子每次运行都会改变，重做一个片段会重新渲染全部片段。",
@@ -80,9 +82,10 @@ const TEXTS = {
     queued: "キューに追加済み",
     redo: "撮り直し",
     "redo.title": "セグメント {number} を別のシードで再レンダリングします（テイク {take}）。",
-    "redo.followers": "これに続くセグメント {first}～{last} も再レンダリングされます。",
+    "redo.followers": "これに続くセグメントも再レンダリングされます：{numbers}。",
     "redo.no_sampler":
       "撮り直すには、このラン名のサンプラーノードがあるワークフローを開いてください。",
+    "redo.early": "このセグメントはまだ完了していません。",
     "redo.linked": "サンプラーの retakes 入力が接続されています。接続元で変更してください。",
     "redo.seed_changes":
       "サンプラーの「生成後の制御」を fixed にしてください。シードが毎回変わるため、1 つの撮り直しで" +

@@ -34,16 +34,6 @@ OUTSIDE = (
 )
 
 
-@pytest.fixture
-def root(server: Any) -> Any:
-    """The running server's folder of runs, empty before and after."""
-    folder = server.base / "output" / "throughline"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    yield folder
-    shutil.rmtree(folder)
-
-
 def answer(server: Any, path: str) -> tuple[int, bytes]:
     """Status and body of a GET whose path is sent as it is written."""
     try:
@@ -53,25 +43,25 @@ def answer(server: Any, path: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_without_runs_the_list_is_empty(server: Any, root: Path) -> None:
+def test_without_runs_the_list_is_empty(server: Any, runs_root: Path) -> None:
     assert server.get(RUNS) == {"runs": []}
-    root.rmdir()
+    runs_root.rmdir()
     assert server.get(RUNS) == {"runs": []}
-    root.mkdir()
+    runs_root.mkdir()
 
 
-def test_runs_are_listed_the_newest_first(server: Any, root: Path, make_run: MakeRun) -> None:
-    older = make_run(root, "older", finished=6)
+def test_runs_are_listed_the_newest_first(server: Any, runs_root: Path, make_run: MakeRun) -> None:
+    older = make_run(runs_root, "older", finished=6)
     os.utime(older / "manifest.json", (1_000_000_000, 1_000_000_000))
-    make_run(root, "夜の雨 100%", finished=4)
+    make_run(runs_root, "夜の雨 100%", finished=4)
     first, second = server.get(RUNS)["runs"]
     assert [first["name"], second["name"]] == ["夜の雨 100%", "older"]
     assert (first["segments"], first["finished"], first["seconds"]) == (6, 4, 6.0)
     assert (second["finished"], second["updated"]) == (6, "2001-09-09T01:46:40Z")
 
 
-def test_a_run_tells_its_segments(server: Any, root: Path, make_run: MakeRun) -> None:
-    make_run(root, "夜の雨 100%", finished=4)
+def test_a_run_tells_its_segments(server: Any, runs_root: Path, make_run: MakeRun) -> None:
+    make_run(runs_root, "夜の雨 100%", finished=4)
     run = server.get(RUNS + "/%E5%A4%9C%E3%81%AE%E9%9B%A8%20100%25")
     assert run["name"] == "夜の雨 100%"
     assert [s["number"] for s in run["segments"]] == [1, 2, 3, 4, 5, 6]
@@ -86,22 +76,22 @@ def test_a_run_tells_its_segments(server: Any, root: Path, make_run: MakeRun) ->
 
 
 def test_a_new_take_has_another_thumbnail_address(
-    server: Any, root: Path, make_run: MakeRun
+    server: Any, runs_root: Path, make_run: MakeRun
 ) -> None:
-    make_run(root, "film", finished=6)
+    make_run(runs_root, "film", finished=6)
     before = server.get(RUNS + "/film")["segments"]
-    make_run(root, "film", finished=6, takes={4: 1})
+    make_run(runs_root, "film", finished=6, takes={4: 1})
     after = server.get(RUNS + "/film")["segments"]
     assert [segment["take"] for segment in after] == [0, 0, 0, 0, 1, 0]
     changed = [a["number"] for a, b in zip(after, before, strict=True) if a != b]
-    assert changed == [5]
+    assert changed == [5, 6]  # 6 continues 5
     assert after[4]["preview"] != before[4]["preview"]
 
 
 def test_files_that_are_gone_or_truncated_are_said(
-    server: Any, root: Path, make_run: MakeRun
+    server: Any, runs_root: Path, make_run: MakeRun
 ) -> None:
-    files = sorted((make_run(root, "film", finished=4) / "segments").iterdir())
+    files = sorted((make_run(runs_root, "film", finished=4) / "segments").iterdir())
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:-10])
     files[2].write_bytes(files[3].read_bytes())
@@ -116,10 +106,10 @@ def test_files_that_are_gone_or_truncated_are_said(
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 99}', "\x00", "[" * 100_000])
 def test_a_damaged_manifest_hides_no_other_run(
-    server: Any, root: Path, make_run: MakeRun, text: str
+    server: Any, runs_root: Path, make_run: MakeRun, text: str
 ) -> None:
-    make_run(root, "good", finished=1)
-    (make_run(root, "bad", finished=1) / "manifest.json").write_text(text)
+    make_run(runs_root, "good", finished=1)
+    (make_run(runs_root, "bad", finished=1) / "manifest.json").write_text(text)
     listed = {entry["name"]: entry for entry in server.get(RUNS)["runs"]}
     assert listed["good"]["finished"] == 1 and "error" not in listed["good"]
     assert "bad" in listed["bad"]["error"]
@@ -130,36 +120,38 @@ def test_a_damaged_manifest_hides_no_other_run(
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_that_is_no_run_is_refused(
-    server: Any, root: Path, make_run: MakeRun, name: str
+    server: Any, runs_root: Path, make_run: MakeRun, name: str
 ) -> None:
-    make_run(root.parent, "secret", finished=1)  # a valid run, one folder too high
+    make_run(runs_root.parent, "secret", finished=1)  # a valid run, one folder too high
     try:
         for path in (f"{RUNS}/{name}", f"{RUNS}/{name}/previews/1.jpg"):
             status, body = answer(server, path)
             assert status in (400, 404), path
-            assert str(root.parent).encode() not in body
+            assert str(runs_root.parent).encode() not in body
     finally:
-        shutil.rmtree(root.parent / "secret")
+        shutil.rmtree(runs_root.parent / "secret")
 
 
 @pytest.mark.parametrize("number", ["0", "5", "7", "999999", "-1", "1e3", "%31/../1", "0000001"])
 def test_a_number_that_is_no_segment_is_refused(
-    server: Any, root: Path, make_run: MakeRun, number: str
+    server: Any, runs_root: Path, make_run: MakeRun, number: str
 ) -> None:
-    make_run(root, "film", finished=4)
+    make_run(runs_root, "film", finished=4)
     assert answer(server, f"{RUNS}/film/previews/{number}.jpg")[0] == 404
 
 
-def test_links_do_not_lead_out(server: Any, root: Path, make_run: MakeRun, tmp_path: Path) -> None:
+def test_links_do_not_lead_out(
+    server: Any, runs_root: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
     outside = make_run(tmp_path, "outside", finished=2)
-    (root / "linked").symlink_to(outside, target_is_directory=True)
-    borrowed = root / "borrowed"
+    (runs_root / "linked").symlink_to(outside, target_is_directory=True)
+    borrowed = runs_root / "borrowed"
     borrowed.mkdir()
     (borrowed / "manifest.json").symlink_to(outside / "manifest.json")
-    previews = make_run(root, "previews", finished=2)
+    previews = make_run(runs_root, "previews", finished=2)
     shutil.rmtree(previews / "previews")
     (previews / "previews").symlink_to(outside / "previews", target_is_directory=True)
-    segments = make_run(root, "segments", finished=2)
+    segments = make_run(runs_root, "segments", finished=2)
     shutil.rmtree(segments / "segments")
     (segments / "segments").symlink_to(outside / "segments", target_is_directory=True)
     assert {entry["name"] for entry in server.get(RUNS)["runs"]} == {"previews", "segments"}
@@ -171,15 +163,15 @@ def test_links_do_not_lead_out(server: Any, root: Path, make_run: MakeRun, tmp_p
 
 
 def test_a_thumbnail_that_is_no_picture_is_refused(
-    server: Any, root: Path, make_run: MakeRun
+    server: Any, runs_root: Path, make_run: MakeRun
 ) -> None:
-    film = make_run(root, "film", finished=1)
+    film = make_run(runs_root, "film", finished=1)
     (film / "previews" / "0001.jpg").write_text("<script>alert(1)</script>")
     assert answer(server, f"{RUNS}/film/previews/1.jpg")[0] == 404
 
 
-def test_the_routes_only_read(server: Any, root: Path, make_run: MakeRun) -> None:
-    film = make_run(root, "film", finished=4)
+def test_the_routes_only_read(server: Any, runs_root: Path, make_run: MakeRun) -> None:
+    film = make_run(runs_root, "film", finished=4)
     before = {path: path.stat().st_mtime_ns for path in sorted(film.rglob("*"))}
     for path in (RUNS, f"{RUNS}/film", f"{RUNS}/film/previews/1.jpg"):
         assert answer(server, path)[0] == 200
