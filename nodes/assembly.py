@@ -28,7 +28,7 @@ class AssembleVideo(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ThroughlineAssembleVideo",
-            display_name="Assemble long video",
+            display_name="Assemble video",
             category="Throughline",
             description=(
                 "Decodes a run segment by segment straight into a video file. Memory does not grow "
@@ -137,6 +137,7 @@ class AssembleVideo(io.ComfyNode):
             colour_match=colour_match,
             colour_match_strength=colour_match_strength,
             overlap_blend=overlap_blend,
+            contact_frames=contact_frames,
         )
         metadata = file_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         film = assemble_run(run, vae, settings, filename_prefix, metadata)

@@ -51,10 +51,14 @@ LARGEST_BLEND = 5
 FPS_RANGE = (0.01, 1000.0)
 """What core's SaveWEBM takes."""
 
+NOT_IN_THE_FILE = ("fps", "contact_frames")
+"""Settings that are not part of a film's key by themselves; the rate it is played at is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AssemblySettings:
-    """How the film of a run becomes a file. `fps` 0 takes the run's own."""
+    """How the film of a run becomes a file. `fps` 0 takes the run's own; `contact_frames` are how
+    many frames of it are wanted as images."""
 
     fps: float = 0.0
     format: str = "mp4 h264"
@@ -62,6 +66,7 @@ class AssemblySettings:
     colour_match: str = "off"
     colour_match_strength: float = 1.0
     overlap_blend: int = 0
+    contact_frames: int = 8
 
     def __post_init__(self) -> None:
         if self.fps and not FPS_RANGE[0] <= self.fps <= FPS_RANGE[1]:
@@ -87,6 +92,9 @@ class AssemblySettings:
                 f"overlap blend must be 0 to {LARGEST_BLEND} latent frames, got "
                 f"{self.overlap_blend}"
             )
+
+        if self.contact_frames < 1:
+            raise ValueError(f"contact frames must be 1 or more, got {self.contact_frames}")
 
     @property
     def matches_colour(self) -> bool:
@@ -151,7 +159,7 @@ def assemble(
     """
     films = _Films(run, output_root)
     rate = frame_rate(fps)
-    plain = {name: value for name, value in asdict(settings).items() if name != "fps"}
+    plain = {n: value for n, value in asdict(settings).items() if n not in NOT_IN_THE_FILE}
     key = hash_json([run.content_key(), vae_fingerprint, str(rate), plain])
     finished = films.find(key)
     if finished is not None:
@@ -186,10 +194,8 @@ def assemble(
 def contact_frames(film: Film, count: int) -> Tensor:
     """`count` evenly spaced frames of the finished file, the first and the last among them.
 
-    [n, h, w, 3] in 0..1; all frames where the film has fewer. Raises ValueError below 1.
+    [n, h, w, 3] in 0..1; all frames where the film has fewer.
     """
-    if count < 1:
-        raise ValueError(f"contact frames must be 1 or more, got {count}")
     count = min(count, film.frames)
     last = film.frames - 1
     places = [0] if count == 1 else [round(i * last / (count - 1)) for i in range(count)]
