@@ -18,11 +18,10 @@ from ..memory.drift import DriftReport, drift_report
 from ..runs.assemble import AssemblySettings, Film, assemble, check_run, work_frames
 from ..runs.film import segment_frames
 from ..runs.measures import measure_run
+from ..runs.run import Run
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
-
-    from ..runs.run import Run
 
 
 def assemble_run(
@@ -61,6 +60,8 @@ def report_drift(run: Run, vae: VAE) -> DriftReport:
     """Measure the film of a run; what an assembly measured already is not decoded again."""
     grid = vae_grid(vae)
     _picture_size(run, vae)
+    for record in run.segments:  # a damaged one is named now and not after an hour
+        run.latent(record.index)
     total = sum(segment_frames(run, grid))
     decode = partial(decode_chain, vae)
     return drift_report(measure_run(run, decode, grid, fingerprint_vae(vae), 0, _progress(total)))
@@ -96,6 +97,9 @@ def prefix_refusal(filename_prefix: str) -> str | None:
 
 def _picture_size(run: Run, vae: VAE) -> tuple[int, int]:
     """Height and width of the film in pixels; refuses an unfinished run and another model's VAE."""
+    given: object = run
+    if not isinstance(given, Run):
+        raise ValueError(f"run must come from a Throughline sampler, got {type(given).__name__}")
     run.require_finished()
     _, channels, _, height, width = run.latent(0).shape
     check_channels(vae, channels)
