@@ -43,7 +43,7 @@ const TEXTS = {
     refresh: "重新读取磁盘",
     strip: "该运行的片段",
     summary: "已完成 {made} / {all} 个片段，采样用时 {seconds} 秒",
-    empty: "还没有运行。请在工作流中添加“Sample long video”节点并点击运行。",
+    empty: "还没有运行。请在工作流中添加“长视频采样”节点并点击运行。",
     "empty.run": "磁盘上还没有“{run}”的内容。点击运行即可生成。",
     queued: "已加入队列",
     redo: "重做",
@@ -51,7 +51,7 @@ const TEXTS = {
     "redo.followers": "接续于它的片段也会重新渲染：{numbers}。",
     "redo.no_sampler": "要重做片段，请打开其采样节点使用此运行名称的工作流。",
     "redo.early": "该片段尚未完成。",
-    "redo.linked": "采样节点的 retakes 输入已连接：请在那里重做片段。",
+    "redo.linked": "采样节点的“重拍”输入已连接：请在那里重做片段。",
     "redo.seed_changes":
       "请将采样节点的“生成后控制”设为 fixed：种子每次运行都会改变，重做一个片段会重新渲染全部片段。",
     back: "退回",
@@ -77,7 +77,7 @@ const TEXTS = {
     refresh: "ディスクを読み直す",
     strip: "このランのセグメント",
     summary: "{all} セグメント中 {made} 完了、サンプリング {seconds} 秒",
-    empty: "ランはまだありません。「Sample long video」ノードを追加して実行してください。",
+    empty: "ランはまだありません。「長尺ビデオサンプリング」ノードを追加して実行してください。",
     "empty.run": "「{run}」はまだディスクにありません。実行すると作成されます。",
     queued: "キューに追加済み",
     redo: "撮り直し",
@@ -86,7 +86,7 @@ const TEXTS = {
     "redo.no_sampler":
       "撮り直すには、このラン名のサンプラーノードがあるワークフローを開いてください。",
     "redo.early": "このセグメントはまだ完了していません。",
-    "redo.linked": "サンプラーの retakes 入力が接続されています。接続元で変更してください。",
+    "redo.linked": "サンプラーの「撮り直し」入力が接続されています。接続元で変更してください。",
     "redo.seed_changes":
       "サンプラーの「生成後の制御」を fixed にしてください。シードが毎回変わるため、1 つの撮り直しで" +
       "全セグメントが再レンダリングされます。",
