@@ -1,0 +1,107 @@
+"""Saved workflows hold node ids, input names and widget order: they may grow at the end, no more.
+
+A workflow stores a node's widget values as a list in the order of its inputs, so a new widget is
+appended last and none is removed or moved. Add a line here when you add an input; never change one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import ModuleType
+
+FROZEN: dict[str, dict[str, list[str]]] = {
+    "ThroughlineARSegmentSampler": {
+        "inputs": [
+            "model",
+            "vae",
+            "script",
+            "negative_prompt",
+            "width",
+            "height",
+            "seconds_per_shot",
+            "fps",
+            "unmarked_shots",
+            "segment_frames",
+            "tail_latent_frames",
+            "seed",
+            "steps",
+            "cfg",
+            "sampler_name",
+            "scheduler",
+            "run_name",
+            "retakes",
+            "when_queued",
+            "switch_sigma",
+            "clip",
+            "positive",
+            "negative",
+            "start_image",
+            "start_latent",
+            "storyboard",
+            "memory",
+            "plan",
+            "sigmas",
+            "sampler",
+            "clip_vision_output",
+            "low_noise_model",
+        ],
+        "outputs": ["TL_RUN", "LATENT", "IMAGE"],
+    },
+    "ThroughlineSegment": {
+        "inputs": [
+            "model",
+            "vae",
+            "positive",
+            "negative",
+            "width",
+            "height",
+            "segment_frames",
+            "tail_latent_frames",
+            "seed",
+            "steps",
+            "cfg",
+            "sampler_name",
+            "scheduler",
+            "switch_sigma",
+            "previous",
+            "start_image",
+            "sigmas",
+            "sampler",
+            "clip_vision_output",
+            "low_noise_model",
+        ],
+        "outputs": ["LATENT", "LATENT"],
+    },
+    "ThroughlineStoryboard": {"inputs": ["script", "fps"], "outputs": ["TL_STORYBOARD"]},
+    "ThroughlineAssembleVideo": {
+        "inputs": [
+            "run",
+            "vae",
+            "fps",
+            "format",
+            "crf",
+            "filename_prefix",
+            "colour_match",
+            "colour_match_strength",
+            "overlap_blend",
+            "contact_frames",
+        ],
+        "outputs": ["VIDEO", "IMAGE"],
+    },
+    "ThroughlineDriftReport": {"inputs": ["run", "vae"], "outputs": ["STRING", "IMAGE", "STRING"]},
+    "ThroughlineLoadDemoModels": {"inputs": [], "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"]},
+}
+
+
+def test_ids_inputs_and_outputs_are_what_workflows_hold(comfy: ModuleType) -> None:
+    import throughline
+
+    async def classes() -> list:
+        return await (await throughline.comfy_entrypoint()).get_node_list()
+
+    found = {}
+    for node in asyncio.run(classes()):
+        info = node.GET_NODE_INFO_V1()
+        inputs = [*info["input"].get("required", {}), *info["input"].get("optional", {})]
+        found[node.GET_SCHEMA().node_id] = {"inputs": inputs, "outputs": list(info["output"])}
+    assert found == FROZEN
