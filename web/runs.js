@@ -132,11 +132,12 @@ export class RunStore extends EventTarget {
     this.running = null;
     for (const film of this.#films.values())
       for (const [number, entry] of film.live) {
-        const open = entry.status === "running" || (entry.status === "failed" && !entry.reason);
-        if (open && kind === "execution_interrupted") entry.status = "interrupted";
+        const open = entry.status === "running" || entry.status === "failed";
+        if (open && kind === "execution_interrupted")
+          film.live.set(number, { ...entry, status: "interrupted", reason: "" });
         else if (open && kind === "execution_error") {
-          entry.status = "failed";
-          entry.reason = detail?.exception_message ?? "";
+          const reason = entry.reason || detail?.exception_message || "";
+          film.live.set(number, { ...entry, status: "failed", reason });
         } else if (entry.status === "waiting") film.live.delete(number);
       }
     this.notify();
