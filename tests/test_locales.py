@@ -12,7 +12,6 @@ import pytest
 
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
 LANGUAGES = ("en", "zh", "ja")
-CONTROL = "control_after_generate"
 # vue-i18n reads these as its own signs; the frontend's files write {'@'} for a plain one.
 SIGNS = re.compile(r"[{}@|$]")
 CHINESE_OR_JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
@@ -37,11 +36,7 @@ def schemas(comfy: ModuleType) -> dict[str, Any]:
 
     defs = {}
     for schema in (node.GET_SCHEMA() for node in NODES):
-        inputs: dict[str, Any] = {}
-        for one in schema.inputs:
-            inputs[one.id] = {"name": one.id, "tooltip": one.tooltip}
-            if getattr(one, CONTROL, None):
-                inputs[CONTROL] = {"name": "control after generate"}
+        inputs = {one.id: {"name": one.id, "tooltip": one.tooltip} for one in schema.inputs}
         outputs = {
             str(index): {"name": one.display_name, "tooltip": one.tooltip}
             for index, one in enumerate(schema.outputs)
