@@ -69,7 +69,12 @@ def fingerprint_value(value: Any) -> str:
 
 
 def _add_weights(digest: blake3, patcher: ModelPatcher) -> None:
+    """Weights with their patches. What object patches replace is left out: while a model is loaded
+    the state dict shows the replacement, or that of a clone that shares the weights."""
+    replaced = tuple(f"{name}." for name in ("model_sampling", *patcher.object_patches))
     for key, (weight, *patches) in sorted(patcher.get_key_patches().items()):
+        if key.startswith(replaced):
+            continue
         _add(digest, key, 0)
         _add(digest, weight[0] if isinstance(weight, tuple) else weight, 0)
         for patch in patches:

@@ -7,6 +7,8 @@ that everything behaves as with real weights except for the picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.latent_formats
@@ -159,3 +161,61 @@ def tiny_wan_vae(width: int = 8, seed: int = 0) -> comfy.sd.VAE:
     )
     randomise(network, seed)
     return comfy.sd.VAE(sd=network.state_dict())
+
+
+class TinyTokenizer:
+    """Bytes of the text, with what `comfy.sd.CLIP` calls on a tokenizer."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+        """The arguments are those that `comfy.sd.CLIP` passes."""
+
+    def tokenize_with_weights(self, text: str, *_: Any, **__: Any) -> dict[str, list[list[Any]]]:
+        """At least TEXT_TOKENS tokens; shorter texts are padded with 0."""
+        padded = text.encode().ljust(TEXT_TOKENS, b"\0")
+        return {"tiny": [[(byte, 1.0) for byte in padded]]}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+class TinyTextModel(torch.nn.Module):
+    """A table of 256 vectors, with what `comfy.sd.CLIP` calls on its `cond_stage_model`."""
+
+    def __init__(
+        self,
+        width: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        model_options: Any = None,
+    ) -> None:
+        super().__init__()
+        self.dtypes = {torch.float32}
+        self.table = torch.nn.Embedding(256, width, device=device, dtype=torch.float32)
+
+    def encode_token_weights(
+        self, tokens: dict[str, list[list[Any]]]
+    ) -> tuple[torch.Tensor, None, dict[str, Any]]:
+        ids = torch.tensor([byte for byte, _ in tokens["tiny"][0]])
+        return self.table(ids.to(self.table.weight.device))[None].detach(), None, {}
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """One layer on one device: nothing to set."""
+
+    def reset_clip_options(self) -> None:
+        """Nothing was set."""
+
+    def load_sd(self, state: dict[str, torch.Tensor]) -> Any:
+        return self.load_state_dict(state, strict=False)
+
+
+def tiny_text_encoder(width: int = 24, seed: int = 0) -> comfy.sd.CLIP:
+    """A CLIP object for models whose text is `width` wide."""
+    network = TinyTextModel(width)
+    randomise(network, seed)
+    target = SimpleNamespace(params={}, clip=partial(TinyTextModel, width), tokenizer=TinyTokenizer)
+    return comfy.sd.CLIP(
+        target,
+        parameters=256 * width,
+        state_dict=network.state_dict(),
+        model_options={"dtype": torch.float32},
+    )

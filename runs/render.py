@@ -65,7 +65,7 @@ def render_run(
         try:
             _render_one(folder, segment, render, first_known)
         except BaseException as error:
-            report(SegmentEvent(segment=segment, status="failed", reason=str(error)))
+            report(SegmentEvent(segment=segment, status="failed", reason=_reason(error)))
             raise
         rendered.append(segment)
         report(SegmentEvent(segment=segment, status="done"))
@@ -92,3 +92,8 @@ def _render_one(
     folder.write_segment(
         segment.index, result.latent, statistics, time.monotonic() - started, result.preview
     )
+
+
+def _reason(error: BaseException) -> str:
+    """Why a segment did not come out; ComfyUI's interruption has no text and is no Exception."""
+    return str(error) or type(error).__name__ if isinstance(error, Exception) else "interrupted"

@@ -135,6 +135,20 @@ def test_the_shift_of_the_noise_levels(model: Any, fingerprint: Callable[[Any], 
     assert len({shifted(3.0), shifted(5.0), fingerprint(model)}) == 3
 
 
+def test_a_shift_is_the_same_after_another_clone_was_sampled(
+    factory: Any, model: Any, fingerprint: Callable[[Any], str]
+) -> None:
+    """Clones share the inner model, in which the host sets the noise levels of the last one."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    three, four = (ModelSamplingSD3().patch(model, shift)[0] for shift in (3.0, 4.0))
+    prints = [fingerprint(one) for one in (model, three, four)]
+    for one in (three, four, model, three):
+        sample(factory, one)
+        assert [fingerprint(one) for one in (model, three, four)] == prints
+        assert fingerprint(ModelSamplingSD3().patch(model, 3.0)[0]) == prints[1]
+
+
 def test_a_setting_inside_a_patch(model: Any, fingerprint: Callable[[Any], str]) -> None:
     """RescaleCFG keeps its multiplier in the closure of a function."""
     from comfy_extras.nodes_model_advanced import RescaleCFG
