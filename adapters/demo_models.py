@@ -92,8 +92,7 @@ class DemoTextModel(nn.Module):
         return torch.lerp(plain, features, weights)[None], None
 
     def set_clip_options(self, options: Mapping[str, Any]) -> None:
-        """Core offers a layer to stop at and a device; this encoder has one output and stays where
-        it is."""
+        """Core offers a layer to stop at and a device; this encoder has one output."""
 
     def reset_clip_options(self) -> None:
         """Nothing was set."""
@@ -187,8 +186,7 @@ def register_weight_folders() -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises ValueError naming the file and the
-    rule."""
+    """Tensors and metadata of a file. Raises ValueError naming the file and the rule."""
     import comfy.utils
 
     path = Path(path)
@@ -203,8 +201,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_vocabulary(
     metadata: Mapping[str, str], name: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Sizes and vocabulary out of the metadata key `config`. `name` is the file's, for the
-    message."""
+    """Sizes and vocabulary out of the metadata key `config` of the file `name`."""
     text: dict[str, Any] = json.loads(metadata.get("config", "{}")).get("text", {})
     vocabulary = tuple(text.get("vocabulary", ()))
     if vocabulary[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:

@@ -1,5 +1,4 @@
-"""Checkpoints of a training as one safetensors file: weights, moving average, optimiser state,
-configuration.
+"""Checkpoints of a training: one safetensors file that holds all that is needed to continue.
 
 Written beside the target and renamed, so that a killed training leaves the last whole checkpoint.
 """
@@ -18,8 +17,7 @@ OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq")
 
 
 class MovingAverage:
-    """Exponential moving average of the parameters of a module; `decay` warms up as (1 + n) / (10 +
-    n)."""
+    """Exponential moving average of parameters; the decay warms up as (1 + n) / (10 + n)."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -82,8 +80,7 @@ def load_checkpoint(
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int, decay_from: float) -> float:
-    """Linear warm-up, constant, then a half cosine to 2 % of `peak` from the fraction `decay_from`
-    on."""
+    """Linear warm-up, constant, half cosine to 2 % of `peak` from the share `decay_from` on."""
     if step < warm_up:
         return peak * (step + 1) / warm_up
     start = decay_from * steps

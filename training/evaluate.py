@@ -74,8 +74,10 @@ def vae_psnr(vae: Any, seeds: Iterable[int], latent_frames: int = 9) -> list[flo
 
 
 def prefix_conditioning(conditioning: list, prefix: Tensor, grey: Tensor) -> list:
-    """Add a clean prefix to CONDITIONING by core's keys. `prefix` `1 16 k h w`, `grey` `1 16 t h
-    w`, raw scale."""
+    """Add a clean prefix to CONDITIONING by core's keys.
+
+    `prefix` `1 16 k h w` and `grey` `1 16 t h w` are of raw scale.
+    """
     image = grey.clone()
     image[:, :, : prefix.shape[2]] = prefix
     mask = torch.ones(1, 1, *grey.shape[2:])  # core inverts it: 0 is known

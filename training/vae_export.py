@@ -1,5 +1,4 @@
-"""From a trained VAE to the shipped file: latents scaled to core's constants, bfloat16,
-metadata."""
+"""From a trained VAE to the shipped file: latents of core's scale, bfloat16."""
 
 import dataclasses
 import json
@@ -38,8 +37,7 @@ def latent_statistics(vae: nn.Module, num_takes: int = STATISTICS_TAKES) -> tupl
 def fold_latent_scale(
     vae: nn.Module, mean: Tensor, std: Tensor, to_mean: Tensor, to_std: Tensor
 ) -> None:
-    """Change `vae` in place so that latents of `mean`, `std` come out with `to_mean`, `to_std` (all
-    `c`).
+    """Change `vae` in place: latents of `mean`, `std` become ones of `to_mean`, `to_std`, all `c`.
 
     The map is folded into the last encoder and the first decoder convolution; decode(encode(x))
     stays the same. ComfyUI subtracts and divides by the constants of its latent format, so these
@@ -56,16 +54,14 @@ def fold_latent_scale(
 
 
 def load_vae(path: Path) -> nn.Module:
-    """The shipped VAE as core's class, float32, for encoding training data. Not for other VAEs: see
-    vae_network."""
+    """The shipped VAE as core's class, float32. Other VAEs do not fit vae_network's fast form."""
     vae = build_vae(torch.Generator().manual_seed(0))
     vae.load_state_dict(load_file(path))
     return vae
 
 
 def export_vae(vae: nn.Module, path: Path, config: VaeTrainingConfig) -> None:
-    """Normalise the latents of `vae` (in place) and write the file that core loads as a Wan 2.1
-    VAE."""
+    """Normalise `vae`'s latents in place and write the file; core loads it as a Wan 2.1 VAE."""
     import comfy.latent_formats
 
     target = comfy.latent_formats.Wan21()

@@ -167,8 +167,7 @@ def _layers(layers: nn.Module, x: Tensor, batch: int) -> Tensor:
 
 
 def encode_clip(vae: nn.Module, clip: Tensor) -> Tensor:
-    """The mean latents of a clip `b 3 t h w` in -1..1, t = 4n + 1 -> `b 16 n+1 h/8 w/8`, raw
-    scale."""
+    """Mean latents, raw scale: `b 3 t h w` in -1..1, t = 4n + 1 -> `b 16 n+1 h/8 w/8`."""
     batch, encoder = clip.shape[0], vae.encoder
     x = _frame_conv(encoder.conv1, _to_frames(clip), 1)
     x = _layers(encoder.middle, _layers(encoder.downsamples, x, batch), batch)

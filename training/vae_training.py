@@ -1,5 +1,4 @@
-"""Train the demo VAE on the procedural world: frames first, then clips (module docstring of
-vae_network)."""
+"""Train the demo VAE on the procedural world: frames first, then clips."""
 
 import argparse
 import time
@@ -28,8 +27,7 @@ BUILD = Path(__file__).parent.parent / "build" / "training"  # ignored by git
 
 @dataclass(frozen=True)
 class VaeTrainingConfig:
-    """Everything that the result depends on. Steps and batch sizes are measured to fit 25 minutes
-    on 2 shared cores."""
+    """Everything that the result depends on. Sized to fit 25 minutes on two shared cores."""
 
     seed: int = 0
     split: Split = Split.TRAINING
@@ -62,8 +60,7 @@ def clip_tensor(frames: np.ndarray) -> Tensor:
 
 
 def training_batch(config: VaeTrainingConfig, step: int) -> Tensor:
-    """The clips `b 3 t h w` of one step; a function of the step, so that a resumed training sees
-    the same data."""
+    """The clips `b 3 t h w` of a step, by its number: a resumed training sees the same data."""
     in_frames = step < config.frame_steps
     batch = config.frame_batch if in_frames else config.clip_batch
     latent_frames = 1 if in_frames else config.clip_latent_frames

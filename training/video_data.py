@@ -1,5 +1,4 @@
-"""Training windows of the video model: takes, their latents, and the captions that fit the timing
-rule.
+"""Training windows of the video model: takes, their latents and fitting captions.
 
 A window is `latent_frames` long and starts anywhere in a take. It fits when its camera follows the
 timing rule of `world.poses_by_rule` from its second latent frame on; its first one may still move,
@@ -49,8 +48,7 @@ GREY = 0.0  # in -1..1: ComfyUI's WanImageToVideo fills unknown frames with 0.5 
 
 @dataclass(frozen=True)
 class WindowStart:
-    """A place where a window fits: first latent frame, possible camera turns, and whether it starts
-    at rest."""
+    """Where a window fits: first latent frame, possible turns, whether it starts at rest."""
 
     start: int
     turns: tuple[int, ...]
@@ -58,8 +56,7 @@ class WindowStart:
 
 
 def video_take(index: int, split: Split = Split.TRAINING) -> Take:
-    """A training take of 9 latent frames: one long segment, or two that overlap in two latent
-    frames."""
+    """A take of 9 latent frames: one long segment, or two that overlap in two latent frames."""
     generator = seeded_generator(index, refuse_held_out(split), "video take")
     place = draw_place(str(generator.choice(PLACE_WORDS)), generator)
     character = position = None

@@ -17,8 +17,7 @@ POSE_HARMONICS = (
 
 @dataclass(frozen=True)
 class VideoSizes:
-    """Sizes of the video model. The layout is Wan 2.2 I2V-A14B: 16 noisy + 4 mask + 16 known
-    channels."""
+    """Sizes in the layout of Wan 2.2 I2V-A14B: 16 noisy + 4 mask + 16 known channels."""
 
     dim: int = 192
     num_layers: int = 6
@@ -82,8 +81,7 @@ def initialise_video(model: nn.Module, generator: torch.Generator) -> None:
 def initialise_text(
     model: DemoTextModel, vocabulary: tuple[str, ...], generator: torch.Generator
 ) -> None:
-    """Like the video model; numbers also carry their camera angle, since 15 and 0 are
-    neighbours."""
+    """Like the video model; numbers also carry their camera angle: 15 and 0 are neighbours."""
     depth = len(model.blocks)
     for name, parameter in model.named_parameters():
         if re.search(r"norm\w*\.weight$", name):

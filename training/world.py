@@ -66,8 +66,7 @@ class Split(str, Enum):
 
 @dataclass(frozen=True)
 class Panel:
-    """One wall panel. `stripe_period` in px, `stripe_phase` in radians, upright stripes when
-    `upright`."""
+    """One wall panel. `stripe_period` in px, `stripe_phase` in radians."""
 
     colour: Colour
     top: int
@@ -273,8 +272,7 @@ def _turn(generator: np.random.Generator, smallest: int) -> int:
 def story(
     seed: int, split: Split = Split.HELD_OUT, num_shots: int = 6, latent_frames: int = 6
 ) -> Story:
-    """A story with cuts: two or three places, two characters; the first one returns after shots
-    without it."""
+    """A story with cuts: two or three places, two characters, the first returns after a gap."""
     if num_shots < 4:
         raise ValueError(f"a story has at least 4 shots, got {num_shots}")
     generator = seeded_generator(seed, split, "story")
@@ -313,8 +311,7 @@ def take_from_turns(
     segment_latent_frames: tuple[int, ...],
     tail_latent_frames: int,
 ) -> Take:
-    """Chain segments: each one starts in the last `tail_latent_frames` latent frames of the one
-    before.
+    """Chain segments: each starts in the last `tail_latent_frames` latent frames before it.
 
     A segment that ends before its camera has arrived leaves the camera where it is, and the next
     one starts there.
@@ -340,8 +337,7 @@ def long_take(
     tail_latent_frames: int = 2,
     split: Split = Split.HELD_OUT,
 ) -> Take:
-    """One place, one camera path that pans away and comes back, so that parts of the ring are seen
-    again.
+    """One place, one camera path that pans away and comes back: places are seen again.
 
     The first segment always pans 3 or 4 poses. Every second segment turns back over what was seen.
     """

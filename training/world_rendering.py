@@ -82,8 +82,7 @@ def camera_offsets(take: Take) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 
 
 def bob(frame: int) -> int:
-    """Height of a walking figure above its standing row in px: 1 in the middle of a group of four
-    frames."""
+    """Height in px of a walking figure above its row: 1 in the middle of four frames."""
     return 1 if frame % FRAMES_PER_LATENT in (2, 3) else 0
 
 
