@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .environment import ROOT, Host, Problem, cache_folder, say
+from .environment import ROOT, Host, Problem, cache_folder, locked, say
 from .progress import Progress
 from .server import Server
 
@@ -47,8 +47,16 @@ def run(host: Host, out: Path, workflow: Path, stay_open: bool, gpu: bool = Fals
     With `stay_open` the server runs on until Ctrl+C.
     """
     graph = read_workflow(workflow)
-    started = time.monotonic()
     base = cache_folder() / "base"
+    base.mkdir(parents=True, exist_ok=True)
+    with locked(base / "lock", "another demo is running; waiting for its end"):
+        return _run_alone(host, out, workflow, graph, base, stay_open, gpu)
+
+
+def _run_alone(
+    host: Host, out: Path, workflow: Path, graph: Any, base: Path, stay_open: bool, gpu: bool
+) -> int:
+    started = time.monotonic()
     with Server(host, base, () if gpu else ("--cpu",)) as server:
         say(f"ComfyUI {server.address}, log {server.log_file}")
         failed = server.failed_imports()

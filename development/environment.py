@@ -86,33 +86,45 @@ def ensure_host() -> Host:
     """
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "lock"):
+    with locked(cache / "lock", "another dev.py is preparing the host; waiting for it"):
         comfyui = _comfyui(cache)
         _packages(cache, comfyui)
     return Host(comfyui, python_of(cache / "venv"))
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, waiting for another process that has it."""
+def locked(path: Path, waiting: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file; says `waiting` while another process has it."""
     with open(path, "a+b") as file:
         if sys.platform == "win32":
             import msvcrt
 
             file.seek(0)
-            while True:
-                with contextlib.suppress(OSError):  # raised after ten seconds of waiting
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-                    break
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            except OSError:
+                say(waiting)
+                _wait_for_lock(file.fileno())
         else:
             import fcntl
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                say("another dev.py is preparing the host; waiting for it")
+                say(waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    """Windows gives up after ten seconds of waiting; go on until the lock is held."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        while True:
+            with contextlib.suppress(OSError):
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
+                return
 
 
 def _comfyui(cache: Path) -> Path:

@@ -143,88 +143,23 @@ def comfy_folders(
     return folders
 
 
-class GraphError(Exception):
-    """A graph that the host refused, or that failed or was interrupted; `events` lie beside."""
-
-    def __init__(self, message: str, events: list[tuple[str, dict[str, Any]]]) -> None:
-        super().__init__(message)
-        self.events = events
-
-
-class GraphRunner:
-    """Runs prompts in API form through the real PromptExecutor of this process.
-
-    `runner(prompt)` gives (outputs by node id, events as (type, data) pairs). A graph that is
-    refused, fails or is interrupted raises `runner.error`, whose text is the host's message.
-    Nodes keep their results between the calls of one test, as in the server.
-    """
-
-    error = GraphError
-
-    def __init__(self, host: ModuleType, server: Any) -> None:
-        from execution import CacheType, PromptExecutor
-
-        self._host, self._server, self._count = host, server, 0
-        self._executor = PromptExecutor(
-            server,
-            cache_type=CacheType.CLASSIC,
-            cache_args={"lru": 0, "ram": 2.0, "ram_inactive": 2.0},
-        )
-
-    def __call__(
-        self, prompt: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
-        import asyncio
-
-        import execution
-
-        self._count += 1
-        prompt_id = f"test-{self._count}"
-        events: list[tuple[str, dict[str, Any]]] = []
-        self._server.send_sync = lambda event, data, sid=None: events.append((event, data))
-        valid, error, good_outputs, node_errors = asyncio.run(
-            execution.validate_prompt(prompt_id, prompt, None)
-        )
-        if not valid:
-            raise GraphError(f"{error} {node_errors}", events)
-        self._executor.execute(prompt, prompt_id, {"client_id": "test"}, good_outputs)
-        if not self._executor.success:
-            kind, data = self._executor.status_messages[-1]
-            raise GraphError(data.get("exception_message", kind), events)
-        return self._executor.history_result["outputs"], events
-
-
 @pytest.fixture(scope="session")
 def prompt_server(comfy: ModuleType) -> Any:
-    """The host's server object, not listening, with core's and the pack's nodes registered.
+    """The host's server object, not listening, with core's and the pack's nodes registered."""
+    from development.executor import make_prompt_server
 
-    The pack's classes are the very ones that `from throughline.nodes...` gives; the host's own way
-    of loading the folder is tested at the level server.
-    """
-    import asyncio
-
-    import nodes
-    import server
-
-    instance = server.PromptServer(asyncio.new_event_loop())
-    instance.client_id = "test"
-
-    async def register() -> None:
-        await nodes.init_public_apis()
-        await nodes.init_builtin_extra_nodes()
-        extension = await PACK.comfy_entrypoint()
-        await extension.on_load()
-        for node in await extension.get_node_list():
-            nodes.NODE_CLASS_MAPPINGS[node.GET_SCHEMA().node_id] = node
-
-    asyncio.run(register())
-    return instance
+    return make_prompt_server()
 
 
 @pytest.fixture
-def run_graph(prompt_server: Any, comfy: ModuleType, comfy_folders: dict[str, Path]) -> Callable:
-    """A GraphRunner whose output, input and temp folders belong to this test."""
-    return GraphRunner(comfy, prompt_server)
+def run_graph(prompt_server: Any, comfy_folders: dict[str, Path]) -> Callable[..., Any]:
+    """A GraphRunner whose output, input and temp folders belong to this test.
+
+    `run_graph(prompt)` gives (outputs by node id, events); `run_graph.error` is what it raises.
+    """
+    from development.executor import GraphRunner
+
+    return GraphRunner(prompt_server)
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def test_the_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
     inside: list[str] = []
 
     def enter(name: str) -> None:
-        with environment.locked(tmp_path / "lock"):
+        with environment.locked(tmp_path / "lock", "waiting"):
             inside.append(f"{name} in")
             time.sleep(0.05)
             inside.append(f"{name} out")
