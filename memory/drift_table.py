@@ -23,7 +23,9 @@ def drift_table(report: DriftReport, name: str) -> str:
 def _summary(report: DriftReport, name: str) -> list[str]:
     segments = len(report.against_first)
     hops = [hop for hop in report.hops if not hop.cut]
-    lines = [f"{name}: {segments} segments, {len(hops)} hops, {segments - 1 - len(hops)} cuts"]
+    cuts = segments - 1 - len(hops)
+    counts = [_count(segments, "segment"), _count(len(hops), "hop"), _count(cuts, "cut")]
+    lines = [f"{name}: {', '.join(counts)}"]
     if report.drift_percent is None:
         return [*lines, "no segment continues another one, so there is no drift to measure"]
     measures = ", ".join(f"{measure} {report.by_measure[measure]:.1f}" for measure in APPEARANCE)
@@ -53,3 +55,7 @@ def _line(first: str, cells: list[str]) -> str:
 
 def _change(ratio: float | None) -> str:
     return "" if ratio is None else f"{100.0 * (ratio - 1.0):+.1f} %"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

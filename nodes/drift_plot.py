@@ -56,7 +56,7 @@ def _draw_appearance(draw: ImageDraw.ImageDraw, report: DriftReport) -> None:
     for cut in cuts:
         x = (_x(cut - 1, count) + _x(cut, count)) / 2
         draw.line([(x, TOP), (x, MIDDLE)], FAINT, 1)
-        draw.text((x + 3, TOP + 2), "cut", FAINT, _font(12))
+        draw.text((x + 3, TOP + 2), "cut", INK, _font(12))
     ends = []
     for name, curve in curves.items():
         points = [(_x(i, count), _y(v, low, high, TOP, MIDDLE)) for i, v in enumerate(curve)]

@@ -270,7 +270,7 @@ def test_the_drift_report_reads_what_the_assembly_measured(
     assert math.isfinite(report["drift_percent"])
     plot = first.args[1]
     assert plot.shape == (1, 640, 1024, 3) and 0.0 <= plot.min() and plot.max() <= 1.0
-    assert "film: 4 segments, 2 hops, 1 cuts" in first.args[2]
+    assert "film: 4 segments, 2 hops, 1 cut" in first.args[2]
     assert again.ui["text"] == (first.args[2],) if isinstance(again.ui, dict) else True
 
 
