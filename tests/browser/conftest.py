@@ -29,9 +29,11 @@ MISSING = """() => { const found = [];
   walk(app.rootGraph ?? app.graph)
   return found }"""
 OVERLAY = "[data-testid=error-overlay]"
-# The page's own noise: a settings file that nobody has, and checks that want the internet.
+# The page's own noise: a settings file that nobody has, checks that want the internet, and help in
+# the page's language, which it asks for before it takes docs/<node>.md.
 NOISE = (
     "user.css",
+    "/en.md",
     "ComfyApp graph accessed before initialization",
     "Content Security Policy",
     "huggingface.co",
