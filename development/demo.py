@@ -64,7 +64,7 @@ def _run_alone(
             raise Problem("the pack could not be loaded:\n" + server.log()[-3000:])
         prompt = to_prompt(graph, server)
         provide_inputs(prompt, workflow.parent, base / "input")
-        progress = Progress()
+        progress = Progress({key: node["class_type"] for key, node in prompt.items()})
         workflow_to_embed = graph if "nodes" in graph else None
         _, entry = server.run(with_report(prompt), progress.hear, workflow_to_embed)
         progress.close()

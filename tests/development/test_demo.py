@@ -72,4 +72,17 @@ def test_progress_counts_reused_segments_once(capsys: pytest.CaptureFixture[str]
         event = {"segment": number, "segments": 3, "status": status}
         progress.hear("throughline.segment", event)
     assert (progress.segments, progress.done, progress.reused) == (3, {1, 2}, 1)
-    assert "segment 2/3 done" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines() == [
+        f"[{'#' * 10}{'.' * 20}] segment 1/3 reused",
+        f"[{'#' * 20}{'.' * 10}] segment 2/3 done",
+    ]
+
+
+def test_progress_of_other_nodes_is_told_in_quarters(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress({"4": "ThroughlineAssembleVideo"})
+    for value in range(101):
+        state = {"value": value, "max": 100, "state": "running"}
+        progress.hear("progress_state", {"nodes": {"4": state}})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[-1] for line in lines] == ["25/100", "50/100", "75/100", "100/100"]
+    assert all("ThroughlineAssembleVideo" in line for line in lines)
