@@ -147,6 +147,8 @@ def _decode_groups(
         model_management.throw_exception_if_processing_interrupted()
         frames = None
         try:
+            if recent is None:
+                _reserve(vae, group)
             frames = _run_step(vae, step, group)
         except Exception as error:
             model_management.raise_non_oom(error)
@@ -163,21 +165,29 @@ def _decode_groups(
         recent = group if recent is None else torch.cat([recent, group], 2)[:, :, -CONTEXT:]
 
 
-def _run_step(
-    vae: VAE, step: Callable[[torch.Tensor], torch.Tensor], latent: torch.Tensor
-) -> torch.Tensor:
-    """One group of latent frames to frames, with core's own accounting of memory.
+def _reserve(vae: VAE, latent: torch.Tensor) -> None:
+    """Load the VAE and make room for decoding, once per clip, with core's own accounting.
 
-    The estimate is that of a long clip: between groups the caches of all layers are alive.
+    The estimate is that of a long clip: between groups the caches of all layers stay alive, so
+    asking again for every group would count them twice.
     """
     from comfy import model_management
 
     shape = (1, latent.shape[1], GRID_CHECKED, *latent.shape[3:])
     memory = vae.memory_used_decode(shape, vae.vae_dtype)
-    with model_management.cuda_device_context(vae.device), torch.no_grad():
+    with model_management.cuda_device_context(vae.device):
         model_management.load_models_gpu(
             [vae.patcher], memory_required=memory, force_full_load=vae.disable_offload
         )
+
+
+def _run_step(
+    vae: VAE, step: Callable[[torch.Tensor], torch.Tensor], latent: torch.Tensor
+) -> torch.Tensor:
+    """One group of latent frames to frames [n, h, w, 3]."""
+    from comfy import model_management
+
+    with model_management.cuda_device_context(vae.device), torch.no_grad():
         out = step(latent.to(device=vae.device, dtype=vae.vae_dtype))
         out = out.to(device=vae.output_device, dtype=vae.vae_output_dtype(), copy=True)
         return _frames(vae.process_output(out).movedim(1, -1)[0])
