@@ -34,6 +34,14 @@ export class GraphSide {
     return null;
   }
 
+  /** Name of the run that the sampler with this id writes, "" where the id is none's. */
+  runOf(id) {
+    const own = String(id).split(":").pop(); // inside subgraphs ids read like "5:3"
+    for (const node of allNodes(this.#app.rootGraph ?? this.#app.graph))
+      if (node.type === SAMPLER && String(node.id) === own) return widgetValue(node, "run_name");
+    return "";
+  }
+
   /** Why `node` cannot take retakes: the key of a text, "" when it can. */
   obstacle(node) {
     if (!node) return "redo.no_sampler";

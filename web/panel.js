@@ -55,6 +55,7 @@ export class Panel {
       ),
       summary: element("p", { class: "throughline-summary" }),
       total: element("progress", { class: "throughline-progress" }),
+      said: element("p", { class: "throughline-said", tabindex: "0", "aria-label": t("said") }),
       note: element("p", { class: "throughline-note" }),
       problem: element("p", { class: "throughline-problem", role: "alert" }),
       empty: element("p", { class: "throughline-empty" }, t("empty")),
@@ -74,6 +75,7 @@ export class Panel {
       ),
       parts.summary,
       parts.total,
+      parts.said,
       parts.note,
       parts.problem,
       parts.empty,
@@ -102,6 +104,8 @@ export class Panel {
     const t = this.#text;
     setText(this.#parts.note, segments.length && obstacle ? t(obstacle) : "");
     setText(this.#parts.problem, store.problem());
+    setText(this.#parts.said, store.saying());
+    setAttribute(this.#parts.said, "hidden", !store.saying());
     const nothing = segments.length === 0 && !store.problem();
     setAttribute(this.#parts.empty, "hidden", !nothing);
     setText(this.#parts.empty, store.shown ? t("empty.run", { run: store.shown }) : t("empty"));

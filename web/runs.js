@@ -10,7 +10,7 @@ export class RunStore extends EventTarget {
   shown = ""; // name of the run whose strip is shown
   error = ""; // why the last request failed
   running = null; // {run, node, segment, steps, value, base}: what is being sampled now
-  #films = new Map(); // by name: {error, segments: Map of number to entry, live: the same}
+  #films = new Map(); // by name: {error, said, disk: number to entry, live: the same}
   #request;
   #asking = new Set();
   #again = new Set();
@@ -47,6 +47,17 @@ export class RunStore extends EventTarget {
     return [...numbers]
       .sort((a, b) => a - b)
       .map((number) => ({ ...film.disk.get(number), ...film.live.get(number), number }));
+  }
+
+  /** Keep what the sampler said when it had done its work: its summary, or what it would render. */
+  said(name, text) {
+    this.#film(name).said = text;
+    this.notify();
+  }
+
+  /** What the shown run's sampler said last, "" if nothing. */
+  saying() {
+    return this.#film(this.shown).said;
   }
 
   /** Why the shown run cannot be read, "" when it can. */
@@ -136,7 +147,8 @@ export class RunStore extends EventTarget {
         if (open && kind === "execution_interrupted")
           film.live.set(number, { ...entry, status: "interrupted", reason: "" });
         else if (open && kind === "execution_error") {
-          const reason = entry.reason || detail?.exception_message || "";
+          const told = entry.status === "failed" ? entry.reason : "";
+          const reason = told || detail?.exception_message || "";
           film.live.set(number, { ...entry, status: "failed", reason });
         } else if (entry.status === "waiting") film.live.delete(number);
       }
@@ -156,7 +168,7 @@ export class RunStore extends EventTarget {
 
   #film(name) {
     if (!this.#films.has(name))
-      this.#films.set(name, { error: "", disk: new Map(), live: new Map() });
+      this.#films.set(name, { error: "", said: "", disk: new Map(), live: new Map() });
     return this.#films.get(name);
   }
 

@@ -52,6 +52,10 @@ function followSelection() {
 function listen() {
   api.addEventListener("throughline.segment", ({ detail }) => store.segmentEvent(detail));
   api.addEventListener("progress_state", ({ detail }) => store.progressEvent(detail));
+  api.addEventListener("executed", ({ detail }) => {
+    const run = detail.output?.text && graph.runOf(detail.node);
+    if (run) store.said(run, detail.output.text.join("\n"));
+  });
   api.addEventListener("execution_start", () => store.started());
   for (const end of ["execution_success", "execution_error", "execution_interrupted"])
     api.addEventListener(end, ({ detail }) => store.ended(end, detail));

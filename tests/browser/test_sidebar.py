@@ -203,6 +203,8 @@ def test_the_strip_follows_a_run(tab: Tab) -> None:
     tab.segment_event(4, "damaged", reason="its file is truncated")
     tab.wait(["reused", "running", "changed", "damaged", "waiting", "waiting"])
     assert "its file is truncated" in tab.words(4)
+    tab.event("executed", {"node": node, "output": {"text": ["2 of 6 would be rendered"]}})
+    tab.root.get_by_text("2 of 6 would be rendered").wait_for()
     tab.event("execution_error", {"exception_message": "out of memory"})
     tab.wait(["reused", "failed", "changed", "damaged", "waiting", "waiting"])
     assert "out of memory" in tab.words(2)
