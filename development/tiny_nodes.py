@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,18 @@ __all__ = ["NODE_CLASS_MAPPINGS"]
 '''
 
 
+CALLS = "THROUGHLINE_TEST_CALLS"
+"""Environment variable: a file that gets a line, the seed, whenever a sampler begins."""
+
+
+def note_call(executor: Any, *arguments: Any, **keywords: Any) -> Any:
+    """Wrapper around core's outer_sample; the seed is its eighth argument."""
+    if CALLS in os.environ:
+        with open(os.environ[CALLS], "a", encoding="utf-8") as file:
+            file.write(f"{arguments[7]}\n")
+    return executor(*arguments, **keywords)
+
+
 class TinyModels:
     """Random weights of one family, its text encoder, VAE and two conditionings.
 
@@ -55,13 +68,17 @@ class TinyModels:
     def load(self, family: str, seed: int, layers: int) -> tuple[Any, ...]:
         from dataclasses import replace
 
+        from comfy.patcher_extension import WrappersMP
+
         from .tiny_models import FAMILIES, tiny_text_encoder, tiny_wan_vae
 
         tiny = FAMILIES[family]
         if layers:
             tiny = replace(tiny, unet_config={**tiny.unet_config, "num_layers": layers})
+        model = tiny.model(seed)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "note_call", note_call)
         return (
-            tiny.model(seed),
+            model,
             tiny_text_encoder(tiny.text_width, seed),
             tiny_wan_vae(seed=seed),
             tiny.conditioning(1),
@@ -69,7 +86,27 @@ class TinyModels:
         )
 
 
-NODE_CLASS_MAPPINGS = {"ThroughlineTestTinyModels": TinyModels}
+class TinyLatent:
+    """An empty latent 1 16 3 4 4."""
+
+    CATEGORY = "Throughline tests"
+    FUNCTION = "make"
+    RETURN_TYPES = ("LATENT",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {}}
+
+    def make(self) -> tuple[dict[str, Any]]:
+        import torch
+
+        return ({"samples": torch.zeros(1, 16, 3, 4, 4)},)
+
+
+NODE_CLASS_MAPPINGS = {
+    "ThroughlineTestTinyModels": TinyModels,
+    "ThroughlineTestTinyLatent": TinyLatent,
+}
 
 
 def write_pack(base: Path) -> None:
