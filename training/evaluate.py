@@ -22,13 +22,18 @@ SEGMENT_LATENT_FRAMES = 6
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """What a continuation is sampled with. `shift` None leaves the model's own."""
+    """What a continuation is sampled with.
+
+    `shift` None leaves the model's own (8). `keep_known` also holds the known frames by core's
+    noise mask, as the pack's adapter does.
+    """
 
     steps: int = 12
     cfg: float = 1.0
     sampler: str = "euler"
     scheduler: str = "simple"
     shift: float | None = None
+    keep_known: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,11 @@ def sample_continuation(
     if prefix is not None:
         positive = prefix_conditioning(positive, prefix, grey)
         negative = prefix_conditioning(negative, prefix, grey)
-    empty = torch.zeros_like(grey)
+    start, noise_mask = torch.zeros_like(grey), None
+    if prefix is not None and settings.keep_known:
+        start[:, :, : prefix.shape[2]] = prefix
+        noise_mask = torch.ones(1, 1, *grey.shape[2:])
+        noise_mask[:, :, : prefix.shape[2]] = 0.0
     noise = torch.randn(grey.shape, generator=torch.Generator().manual_seed(seed))
     samples = comfy.sample.sample(
         shifted(model, settings.shift),
@@ -131,7 +140,8 @@ def sample_continuation(
         settings.scheduler,
         positive,
         negative,
-        empty,
+        start,
+        noise_mask=noise_mask,
         disable_pbar=True,
         seed=seed,
     )
@@ -156,6 +166,23 @@ def continue_take(
     )
     latents[:, :, :HOLD_LATENT_FRAMES] = prefix
     return image_to_frames(vae.decode(latents)), truth, image_to_frames(vae.decode(encoded))
+
+
+def roll_out(
+    model: Any, clip: Any, vae: Any, take: Take, seed: int, settings: SamplingSettings
+) -> Frames:
+    """All segments of a long take from its true first two latent frames, each from the tail before.
+
+    Tails are handed over as latents. Compare with `render_take(take)`.
+    """
+    truth = render_take(take, 0, frames_of_latents(HOLD_LATENT_FRAMES))
+    latents = vae.encode(frames_to_image(truth))
+    for index, segment in enumerate(take.segments):
+        tail = latents[:, :, -HOLD_LATENT_FRAMES:]
+        grey = grey_clip(vae, segment.latent_frames)
+        made = sample_continuation(model, clip, segment.caption, tail, grey, seed + index, settings)
+        latents = torch.cat([latents, made[:, :, HOLD_LATENT_FRAMES:]], dim=2)
+    return image_to_frames(vae.decode(latents))
 
 
 def measure_continuation(
