@@ -39,6 +39,11 @@ PREVIEW_SIDE = 256
 
 PREVIEW_QUALITY = 85
 
+PROMPTS_AHEAD = 16
+"""Prompts are encoded for this many segments at a time, so that a large text encoder is not loaded
+and unloaded around every segment and conditioning does not pile up in a long film (our choice; a
+UMT5 conditioning of 512 tokens is 8 MB)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedFilm:
@@ -158,7 +163,7 @@ class FilmRenderer:
         return latent
 
     def report(self, event: SegmentEvent) -> None:
-        if event.status == "reused" and event.segment.index in self._to_render:
+        if event.status == "reused" and self._is_to_render(event.segment):
             self._progress.update(self._film.sampler.steps)  # it came out the same after all
         self._announce(event.segment, event.status, event.reason, 0)
 
@@ -183,7 +188,7 @@ class FilmRenderer:
     def _positive(self, segment: Segment) -> Conditioning:
         if self._film.request.positive is not None:
             return self._with_vision(self._film.request.positive)
-        return self._encode(segment.prompt)
+        return self._encoded(segment.prompt, segment)
 
     def _negative(self, segment: Segment) -> Conditioning:
         request = self._film.request
@@ -191,17 +196,33 @@ class FilmRenderer:
             return self._with_vision(request.negative)
         if request.clip is None:
             return self._positive(segment)
-        texts = (request.negative_prompt.strip(), segment.negative.strip())
-        return self._encode(", ".join(filter(None, texts)))
+        return self._encoded(self._negative_text(segment), segment)
+
+    def _negative_text(self, segment: Segment) -> str:
+        texts = (self._film.request.negative_prompt.strip(), segment.negative.strip())
+        return ", ".join(filter(None, texts))
+
+    def _encoded(self, text: str, segment: Segment) -> Conditioning:
+        """The conditioning of a text of `segment`; encodes those of the next segments with it."""
+        if text not in self._conditioning:
+            upcoming = [s for s in self._film.segments[segment.index :] if self._is_to_render(s)]
+            texts = dict.fromkeys([text])
+            for ahead in upcoming[:PROMPTS_AHEAD]:
+                texts |= dict.fromkeys((ahead.prompt, self._negative_text(ahead)))
+            self._conditioning = {
+                each: self._conditioning.get(each) or self._encode(each) for each in texts
+            }
+        return self._conditioning[text]
+
+    def _is_to_render(self, segment: Segment) -> bool:
+        return segment.index in self._to_render
 
     def _encode(self, text: str) -> Conditioning:
         clip = self._film.request.clip
         assert clip is not None
-        if text not in self._conditioning:
-            encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-            check_text(self._film.request.model, encoded, "clip")
-            self._conditioning[text] = self._with_vision(encoded)
-        return self._conditioning[text]
+        encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        check_text(self._film.request.model, encoded, "clip")
+        return self._with_vision(encoded)
 
     def _with_vision(self, conditioning: Conditioning) -> Conditioning:
         vision = self._film.request.clip_vision_output
