@@ -92,8 +92,8 @@ def sample_segment(
 
     `known` (b c k h w) is in the VAE's latent space. Returns the whole segment on the CPU, in
     float32; its first frames are `known` to the bit (a mask keeps them while sampling, but the
-    latent format's scaling rounds, and samplers such as uni_pc end beside it). Interruption raises core's InterruptProcessingException
-    within one step.
+    latent format's scaling rounds, and samplers such as uni_pc end beside it). Interruption raises
+    core's InterruptProcessingException within one step.
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
     latent = torch.zeros(shape, dtype=torch.float32, device="cpu")

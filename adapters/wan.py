@@ -109,7 +109,7 @@ class WanImage:
         known_latent_frames: int,
     ) -> SegmentInputs:
         mask = frame_mask(latent, known_latent_frames)
-        image = blanks.grey(latent)
+        image = blanks.behind_start(latent)
         image[:, :, :known_latent_frames] = latent[:, :, :known_latent_frames]
         values = {"concat_latent_image": image, "concat_mask": mask}
         return SegmentInputs(

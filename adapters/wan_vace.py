@@ -54,7 +54,7 @@ class WanVace:
         known_latent_frames: int,
     ) -> SegmentInputs:
         reactive = blanks.grey(latent)
-        inactive = reactive.clone()
+        inactive = blanks.behind_start(latent)
         inactive[:, :, :known_latent_frames] = latent[:, :, :known_latent_frames]
         frames = torch.cat((inactive, reactive), dim=1)
         mask = frame_mask(latent, known_latent_frames)

@@ -121,6 +121,7 @@ class FilmRenderer:
         self._to_render = to_render
         self._node_id = node_id
         self._blanks = BlankClips(film.request.vae)
+        self._start_blanks = BlankClips(film.request.vae, _start_pixels(film))
         self._conditioning: dict[str, Conditioning] = {}
         self._progress = comfy.utils.ProgressBar(max(1, len(to_render) * film.sampler.steps))
         self._previewer = latent_preview.get_previewer(
@@ -130,9 +131,9 @@ class FilmRenderer:
     def first_known(self) -> torch.Tensor | None:
         """The start image's or latent's share of the first segment, b c k h w; encodes it."""
         request, first = self._film.request, self._film.segments[0]
-        if first.start == "image":
-            assert request.start_image is not None
-            return encode_start(request.vae, request.start_image, request.width, request.height)
+        pixels = _start_pixels(self._film)
+        if pixels is not None:
+            return request.vae.encode(pixels).float().cpu()
         if first.start == "latent":
             assert request.start_latent is not None
             return request.start_latent["samples"][:, :, -first.known_latent_frames :].float()
@@ -150,7 +151,7 @@ class FilmRenderer:
         latent = sample_segment(
             film.family,
             request.model,
-            self._blanks,
+            self._start_blanks if segment.start == "image" else self._blanks,
             self._positive(segment),
             self._negative(segment),
             film.sampler,
@@ -249,12 +250,18 @@ class FilmRenderer:
         return callback
 
 
-def encode_start(vae: VAE, image: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """Encode start frames [n, h, w, 3], cropped and scaled to the film's size, to b c k h w."""
-    pixels = comfy.utils.common_upscale(
-        image[..., :3].movedim(-1, 1), width, height, "bilinear", "center"
+def _start_pixels(film: Film) -> torch.Tensor | None:
+    """The start frames [n, h, w, 3], cropped and scaled to the film's size."""
+    request = film.request
+    if request.start_image is None:
+        return None
+    return comfy.utils.common_upscale(
+        request.start_image[..., :3].movedim(-1, 1),
+        request.width,
+        request.height,
+        "bilinear",
+        "center",
     ).movedim(1, -1)  # b c h w -> b h w c
-    return vae.encode(pixels).float().cpu()
 
 
 def preview_jpeg(vae: VAE, latent: torch.Tensor, segment: Segment) -> bytes:
