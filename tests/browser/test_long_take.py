@@ -1,4 +1,4 @@
-"""The demo workflow, shortened, in the real page: Run, the strip fills, redo, go back, help."""
+"""The demo workflow, shortened, in the real page: Run, cancel, go on, redo, go back, help."""
 
 from __future__ import annotations
 
@@ -54,6 +54,12 @@ class Film:
             for number in range(1, count + 1)
         ]
 
+    def statuses(self) -> list[str]:
+        """What the strip says of each segment, in order."""
+        return self.strip.locator("li").evaluate_all(
+            "cards => cards.map(card => card.dataset.status)"
+        )
+
     def press(self, segment: int, name: str) -> None:
         """Press `redo` or `back` on a segment (1-based)."""
         self.page.evaluate("() => { window.__run = null }")
@@ -68,13 +74,22 @@ class Film:
 
 @pytest.mark.slow
 def test_a_long_take_from_run_to_redo(
-    runs_root: Path, comfy_page: Any, renderer: str, request: pytest.FixtureRequest
+    runs_root: Path, comfy_page: Any, server: Any, renderer: str, request: pytest.FixtureRequest
 ) -> None:
     film = Film(comfy_page, f"page {renderer}")
     comfy_page.press_run()
     film.page.wait_for_selector("section.throughline li[data-status=running]", timeout=2 * MINUTES)
-    comfy_page.screenshot(f"{request.node.name}-running")
-    assert film.end(4) == ["done"] * 4
+    server.interrupt()
+    ended = comfy_page.wait_for_end(MINUTES)
+    assert ended is not None and ended[0] == "execution_interrupted"
+    film.page.wait_for_selector("section.throughline li[data-status=interrupted]")
+    finished = film.statuses().count("done")
+    assert film.statuses() == ["done"] * finished + ["interrupted"] + ["waiting"] * (3 - finished)
+    comfy_page.screenshot(f"{request.node.name}-interrupted")
+
+    film.page.evaluate("() => window.__segments.splice(0)")
+    comfy_page.press_run()
+    assert film.end(4) == ["reused"] * finished + ["done"] * (4 - finished)
     assert "progress_state" in comfy_page.events() and comfy_page.overlay() is None
     first = film.pictures()
     assert len(first) == 4
