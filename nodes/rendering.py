@@ -37,6 +37,11 @@ RUNS_FOLDER = "throughline"
 PREVIEW_SIDE = 256
 """Longest side of a segment's thumbnail in pixels (our choice: a sidebar shows less)."""
 
+PREVIEW_CELLS = 64
+"""Longest side of the latent that a thumbnail is decoded from: 512 pixels for strides of 8, twice
+the thumbnail (our choice). A VAE wants some 4 GB for one latent frame at 720p; decoding that
+between two segments would push part of a large model out of the memory of the GPU each time."""
+
 PREVIEW_QUALITY = 85
 
 PROMPTS_AHEAD = 16
@@ -264,10 +269,19 @@ def _start_pixels(film: Film) -> torch.Tensor | None:
     ).movedim(1, -1)  # b c h w -> b h w c
 
 
+def _shrunk(picture: torch.Tensor) -> torch.Tensor:
+    """A latent frame b c h w with at most PREVIEW_CELLS a side."""
+    scale = PREVIEW_CELLS / max(picture.shape[-2:])
+    if scale >= 1.0:
+        return picture
+    size = [max(1, round(side * scale)) for side in picture.shape[-2:]]
+    return torch.nn.functional.interpolate(picture, size=size, mode="area")
+
+
 def preview_jpeg(vae: VAE, latent: torch.Tensor, segment: Segment) -> bytes:
     """A thumbnail of the segment's middle new latent frame, decoded alone."""
     middle = (segment.known_latent_frames + segment.latent_frames) // 2
-    frames = vae.decode(latent[:, :, middle : middle + 1])
+    frames = vae.decode(_shrunk(latent[:, :, middle]).unsqueeze(2))
     frame = frames.reshape(-1, *frames.shape[-3:])[-1].clamp(0.0, 1.0)
     picture = Image.fromarray((frame.cpu() * 255.0).round().to(torch.uint8).numpy())
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))

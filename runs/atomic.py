@@ -20,18 +20,20 @@ class DiskFullError(OSError):
     """The disk is full; nothing was half-written."""
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path`: temporary file beside it, fsync, rename, fsync of the folder.
 
-    Whatever happens, `path` holds its old content or all of the new one. Raises DiskFullError
-    naming the folder and the bytes needed; the temporary file is then gone.
+    Whatever happens, `path` holds its old content or all of the new one. Without `durable` nothing
+    waits for the disk: enough for what can be made again from other files after a power cut. Raises
+    DiskFullError naming the folder and the bytes needed; the temporary file is then gone.
     """
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.partial")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         replace(temporary, path)
     except OSError as error:
         if error.errno in DISK_FULL:
@@ -39,7 +41,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def disk_full(path: Path, needed: int) -> DiskFullError:

@@ -224,17 +224,21 @@ class RunFolder:
         self._write_manifest()
 
     def _preview_is_current(self, index: int) -> bool:
-        """The manifest is written after the preview, so its key says whose preview it is."""
+        """The manifest is written after the preview, so its key says whose preview it is. A power
+        cut may leave an empty file."""
         if self._before is None or index >= len(self._before.segments):
             return False
         record = self._before.segments[index]
         same = record.finished and record.key == self._keys[index]
-        return same and (record.preview is None or (self.path / record.preview).is_file())
+        if not same or record.preview is None:
+            return same
+        preview = self.path / record.preview
+        return preview.is_file() and preview.stat().st_size > 0
 
     def _write_preview(self, index: int, preview: bytes | None) -> None:
         path = self.path / PREVIEWS / _preview_name(index)
         if preview:
-            write_atomic(path, preview)
+            write_atomic(path, preview, durable=False)  # the segment's file has it, too
         else:
             path.unlink(missing_ok=True)
 

@@ -506,6 +506,43 @@ def test_causal_wan_reports_its_blocks_as_steps(
     assert max(steps) == 3
 
 
+# Thumbnails.
+
+
+@pytest.mark.parametrize(
+    ("cells", "decoded"),
+    [((8, 8), (8, 8)), ((64, 36), (64, 36)), ((90, 160), (36, 64)), ((160, 1), (64, 1))],
+)
+def test_a_thumbnail_is_decoded_small(
+    cells: tuple[int, int], decoded: tuple[int, int], comfy: Any
+) -> None:
+    """The cost and memory of a thumbnail are bounded, whatever the film's size."""
+    import io
+
+    from PIL import Image
+
+    from throughline.nodes.rendering import preview_jpeg
+    from throughline.planning.segments import Segment
+
+    seen: list[tuple[int, ...]] = []
+
+    class Vae:
+        def decode(self, latent: torch.Tensor) -> torch.Tensor:
+            seen.append(tuple(latent.shape))
+            assert latent.eq(2.0).all()  # the middle new latent frame
+            return torch.full((1, 1, 8 * latent.shape[3], 8 * latent.shape[4], 3), 1.5)
+
+    values: dict[str, Any] = {"index": 0, "shot": 0, "shot_id": "1", "chain": 0, "start": "tail"}
+    segment = Segment(
+        **values, latent_frames=5, known_latent_frames=1, prompt="", negative="", seed=0
+    )
+    latent = torch.arange(5.0).sub(1.0).view(1, 1, 5, 1, 1).expand(1, 16, 5, *cells)
+    with Image.open(io.BytesIO(preview_jpeg(Vae(), latent, segment))) as picture:  # type: ignore[arg-type]
+        assert max(picture.size) <= 256
+        assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert seen == [(1, 16, 1, *decoded)]
+
+
 # Graphs that loop by themselves.
 
 

@@ -175,6 +175,9 @@ def test_the_preview_follows_the_take(tmp_path: Path) -> None:
     preview.unlink()
     RunFolder.open(tmp_path, "film", PARAMETERS, plan(1)).close()
     assert preview.read_bytes() == b"first"
+    preview.write_bytes(b"")  # what a power cut may leave
+    RunFolder.open(tmp_path, "film", PARAMETERS, plan(1)).close()
+    assert preview.read_bytes() == b"first"
 
 
 def test_earlier_takes_are_kept_up_to_a_number(tmp_path: Path) -> None:
