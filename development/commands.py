@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are stopped too
     options, extra = parser().parse_known_args(arguments)
     if extra and options.command not in PASS_ON:
         parser().error("unrecognized arguments: " + " ".join(extra))
