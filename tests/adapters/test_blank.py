@@ -9,8 +9,8 @@ import torch
 
 def test_a_start_image_is_encoded_as_core_does_it(comfy: ModuleType) -> None:
     from comfy_extras.nodes_wan import WanImageToVideo
-    from development.tiny_models import FAMILIES, tiny_wan_vae
 
+    from development.tiny_models import FAMILIES, tiny_wan_vae
     from throughline.adapters.blank import BlankClips
     from throughline.adapters.wan import WanImage
 
@@ -38,7 +38,6 @@ def test_a_start_image_is_encoded_as_core_does_it(comfy: ModuleType) -> None:
 
 def test_behind_a_tail_is_grey(comfy: ModuleType) -> None:
     from development.tiny_models import tiny_wan_vae
-
     from throughline.adapters.blank import BlankClips
 
     vae = tiny_wan_vae()

@@ -17,8 +17,8 @@ def test_the_same_model_twice_is_one_model(
     comfy: ModuleType, sampler_name: str, known_latent_frames: int
 ) -> None:
     import comfy.samplers
-    from development.tiny_models import FAMILIES, tiny_wan_vae
 
+    from development.tiny_models import FAMILIES, tiny_wan_vae
     from throughline.adapters.blank import BlankClips
     from throughline.adapters.families import family_of
     from throughline.adapters.sampling import SamplerSettings, sample_segment, schedule_sigmas
@@ -62,8 +62,8 @@ def test_the_same_model_twice_is_one_model(
 
 def test_steps_belong_to_the_expert_of_their_noise_level(comfy: ModuleType) -> None:
     import comfy.samplers
-    from development.tiny_models import FAMILIES
 
+    from development.tiny_models import FAMILIES
     from throughline.adapters.sampling import SamplerSettings, expert_phases
 
     high, low = FAMILIES["wan22_i2v"].model(0), FAMILIES["wan22_i2v"].model(1)
