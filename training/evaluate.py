@@ -154,16 +154,25 @@ def grey_clip(vae: Any, latent_frames: int, size: int = 64) -> Tensor:
 
 
 def continue_take(
-    model: Any, clip: Any, vae: Any, take: Take, seed: int, settings: SamplingSettings
+    model: Any,
+    clip: Any,
+    vae: Any,
+    take: Take,
+    seed: int,
+    settings: SamplingSettings,
+    grey: Tensor | None = None,
 ) -> tuple[Frames, Frames, Frames]:
-    """Generated, true and VAE round-trip frames of the first segment of a take, prefix included."""
+    """Generated, true and VAE round-trip frames of the first segment of a take, prefix included.
+
+    `grey` is the grey clip's latent when it has been encoded before.
+    """
     length = take.segments[0].latent_frames
+    grey = grey_clip(vae, length) if grey is None else grey
     truth = render_take(take, 0, frames_of_latents(length))
     encoded = vae.encode(frames_to_image(truth))
     prefix = encoded[:, :, :HOLD_LATENT_FRAMES]
-    latents = sample_continuation(
-        model, clip, take.captions[0], prefix, grey_clip(vae, length), seed, settings
-    )
+    caption = take.captions[0]
+    latents = sample_continuation(model, clip, caption, prefix, grey, seed, settings)
     latents[:, :, :HOLD_LATENT_FRAMES] = prefix
     return image_to_frames(vae.decode(latents)), truth, image_to_frames(vae.decode(encoded))
 
@@ -194,9 +203,10 @@ def measure_continuation(
     settings = settings or SamplingSettings()
     rows = []
     known = frames_of_latents(HOLD_LATENT_FRAMES)
+    grey = grey_clip(models[2], SEGMENT_LATENT_FRAMES)
     for seed in seeds:
         take = long_take(seed, 1, SEGMENT_LATENT_FRAMES)
-        generated, truth, ceiling = continue_take(*models, take, seed, settings)
+        generated, truth, ceiling = continue_take(*models, take, seed, settings, grey)
         new = truth[known:]
         repeated = np.repeat(truth[known - 1 : known], len(new), axis=0)
         rows.append((psnr(generated[known:], new), psnr(repeated, new), psnr(ceiling[known:], new)))
