@@ -19,15 +19,3 @@ def announce_segment(detail: Mapping[str, Any]) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_sync(SEGMENT_EVENT, dict(detail))
-
-
-def show_text(node_id: str, text: str) -> None:
-    """Show `text` below the widgets of a node on every open page, as core's own nodes do.
-
-    Does nothing where no server runs.
-    """
-    from server import PromptServer  # type: ignore[import-not-found]
-
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.send_progress_text(text, node_id)

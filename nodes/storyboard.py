@@ -8,8 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..planning.script import parse_storyboard
 from ..planning.storyboard import MAX_FPS, Storyboard, StoryboardError, check_fps
-from ..planning.storyboard_table import describe_storyboard
-from .events import show_text
+from ..planning.storyboard_summary import describe_storyboard
 from .sockets import TL_STORYBOARD
 
 EXAMPLE_SCRIPT = """\
@@ -74,7 +73,6 @@ class ThroughlineStoryboard(io.ComfyNode):
                     tooltip="The shots, for samplers and planners.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -90,9 +88,7 @@ class ThroughlineStoryboard(io.ComfyNode):
     @classmethod
     def execute(cls, script: str, fps: float = 0.0) -> io.NodeOutput:
         storyboard = read_script(script, fps)
-        table = describe_storyboard(storyboard)
-        show_text(str(cls.hidden.unique_id), table)
-        return io.NodeOutput(storyboard, ui=ui.PreviewText(table))
+        return io.NodeOutput(storyboard, ui=ui.PreviewText(describe_storyboard(storyboard)))
 
 
 NODES = [ThroughlineStoryboard]

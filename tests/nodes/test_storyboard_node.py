@@ -40,15 +40,13 @@ def test_a_bad_fps_is_named(storyboard_node: ModuleType, fps: float) -> None:
 
 def test_the_table_stands_on_the_node(run_graph: Callable) -> None:
     script = "title: Rain\n[wide, 5s] <Bob> waits.\n" + "x" * 80
-    outputs, events = run_graph(graph(script=script))
+    outputs, _ = run_graph(graph(script=script))
     assert outputs["1"]["text"] == [
         "Rain: 2 shots, 5 s and 1 without a length of their own\n"
-        "shot  length  start  size  caption\n"
-        "1.1   5 s     -      wide  Bob waits.\n"
-        "1.2   -       -      -     " + "x" * 59 + "…\n"
+        "1.1 · 5 s · wide · Bob waits.\n"
+        "1.2 · " + "x" * 59 + "…\n"
         "Warning, line 2, column 12: nobody is called 'Bob'; read as words",
     ]
-    assert any(isinstance(data, bytes) and b"Bob waits" in data for _, data in events)
 
 
 @pytest.mark.parametrize(

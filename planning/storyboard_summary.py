@@ -1,0 +1,39 @@
+"""A storyboard in plain words, for the artist who wrote it."""
+
+from __future__ import annotations
+
+from .storyboard import Shot, Storyboard, plain_caption
+
+CAPTION_LETTERS = 60
+
+
+def describe_storyboard(storyboard: Storyboard) -> str:
+    """One line for the whole, one for every shot, one for every warning.
+
+    Not in columns: the page sets the words of a node in a proportional font.
+    """
+    shots = (_describe_shot(storyboard, shot) for shot in storyboard.shots)
+    warnings = (f"Warning, {warning}" for warning in storyboard.warnings)
+    return "\n".join([_total(storyboard), *shots, *warnings])
+
+
+def _describe_shot(storyboard: Storyboard, shot: Shot) -> str:
+    caption = plain_caption(storyboard, shot)
+    if len(caption) > CAPTION_LETTERS:
+        caption = caption[: CAPTION_LETTERS - 1].rstrip() + "…"
+    seconds = "" if shot.seconds is None else f"{shot.seconds:g} s"
+    parts = (shot.id, seconds, shot.transition, shot.size, caption)
+    return " · ".join(part for part in parts if part)
+
+
+def _total(storyboard: Storyboard) -> str:
+    known = [shot.seconds for shot in storyboard.shots if shot.seconds is not None]
+    open_ended = len(storyboard.shots) - len(known)
+    words = f"{len(storyboard.shots)} shot{'' if len(storyboard.shots) == 1 else 's'}"
+    if known:
+        words += f", {sum(known):g} s"
+    if open_ended:
+        words += f"{' and' if known else ','} {open_ended} without a length of their own"
+    if storyboard.fps is not None:
+        words += f", {storyboard.fps:g} fps"
+    return (f"{storyboard.title}: " if storyboard.title else "") + words
