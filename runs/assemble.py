@@ -173,7 +173,7 @@ def assemble(
     video_format = FORMATS[settings.format]
     path = choose_file(video_format.extension)
     films.begin(path)
-    meter = FilmMeter()
+    meter = FilmMeter(grid)
     counts = segment_frames(run, grid)
     with VideoWriter(path, video_format, rate, settings.crf, metadata) as writer:
         for chain in run.chains:

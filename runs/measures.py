@@ -1,7 +1,7 @@
 """Measures of a run's segments (memory/drift.py), kept in the run folder beside the segments.
 
 They are taken while a film is decoded, whoever decodes it first, and read by who comes later:
-measures.json, {"version": 1, "measures": {key: SegmentMeasures}}. The key covers the VAE and every
+measures.json, {"version": 2, "measures": {key: SegmentMeasures}}. The key covers the VAE and every
 latent that reaches the segment's frames. The file is a cache: whatever is wrong with it, the
 measures are taken again.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 FILE_NAME = "measures.json"
-VERSION = 1
+VERSION = 2
 KEPT = 4000
 """Entries kept besides those of the present film; each is some 600 bytes."""
 
@@ -76,7 +76,8 @@ def write_measures(
 class FilmMeter:
     """Measures every segment of a film whose parts pass by in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, grid: FrameGrid) -> None:
+        self._grid = grid
         self.measures: dict[int, SegmentMeasures] = {}
         self._index: int | None = None
         self._meter = SegmentMeter()
@@ -85,8 +86,11 @@ class FilmMeter:
         """Take the next part; its frames are not changed."""
         if part.record.index != self._index:
             self.finish()
-            before: Tensor | None = self._meter.last if part.record.start == "tail" else None
-            self._index, self._meter = part.record.index, SegmentMeter(before)
+            tail = part.record.start == "tail"
+            before: Tensor | None = self._meter.last if tail else None
+            self._index = part.record.index
+            lone_frames = 0 if tail else 1
+            self._meter = SegmentMeter(before, self._grid.frames_per_latent, lone_frames)
         self._meter.add(part.frames)
 
     def finish(self) -> None:
@@ -110,7 +114,7 @@ def measure_run(
         if all(record.index in measures for record in chain):
             report(sum(measures[record.index].frames for record in chain))
             continue
-        meter = FilmMeter()
+        meter = FilmMeter(grid)
         for part in film_parts(run, chain, decode, grid, overlap_blend):
             meter.add(part)
             report(part.frames.shape[0])

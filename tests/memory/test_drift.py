@@ -138,6 +138,27 @@ def test_a_flash_at_the_join_is_a_seam() -> None:
     assert report.worst_seam == report.hops[0].seam and report.worst_seam_index == 1
 
 
+def test_a_seam_is_compared_with_steps_between_latent_frames() -> None:
+    """A picture that moves by 0.1 every fourth frame and by 0.01 otherwise, as VAEs make it."""
+
+    def stepped(frames: int, lone: int, start: float) -> torch.Tensor:
+        steps = [0.1 if (i - lone) % 4 == 0 else 0.01 for i in range(1, frames)]
+        levels = start + torch.tensor([0.0, *steps]).cumsum(0)
+        return levels[:, None, None, None].expand(-1, 4, 4, 3)
+
+    first = stepped(9, 1, 0.0)
+    second = stepped(8, 0, float(first[-1, 0, 0, 0]) + 0.1)
+    blind = drift_report(measure_segments([first, second]))
+    aware = drift_report(measure_segments([first, second], (), 4, 1))
+    assert blind.hops[0].seam == pytest.approx(10.0, rel=1e-3)
+    assert aware.hops[0].seam == pytest.approx(1.0, rel=1e-3)
+    assert aware.by_measure == blind.by_measure
+    pieces = SegmentMeter(None, 4, 1)
+    for piece in torch.split(first, [2, 3, 4]):
+        pieces.add(piece)
+    assert pieces.measures().median_step == pytest.approx(0.1, rel=1e-3)
+
+
 def test_a_cut_is_neither_a_hop_nor_a_seam() -> None:
     dark, bright = loop() * 0.5, loop()
     report = drift_report(measure_segments([dark, dark, bright, bright], cuts=[2]))

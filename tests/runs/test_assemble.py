@@ -178,12 +178,13 @@ def test_measures_are_taken_on_the_way_and_kept(tmp_path: Path) -> None:
     ]
     frames[1] = frames[1][:1].expand(8, -1, -1, -1)
     frames[3] = frames[3][:1].expand(8, -1, -1, -1)
-    expected = measure_segments(frames, cuts=[2])
+    expected = measure_segments(frames, cuts=[2], frames_per_latent=4, lone_frames=1)
     for one, other in zip(measured, expected, strict=True):
         assert one.frames == other.frames and (one.entry_step is None) == (other.entry_step is None)
         assert one.luma == pytest.approx(other.luma, rel=1e-5)
         assert one.texture == pytest.approx(other.texture, rel=1e-5)
         assert one.entry_step == pytest.approx(other.entry_step, abs=1e-6)
+        assert one.median_step == pytest.approx(other.median_step, abs=1e-6)
     assert measured[2].entry_step is None and measured[1].entry_step is not None
 
 
