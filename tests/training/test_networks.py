@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,20 @@ def test_a_resumed_vae_training_is_the_same_training(comfy: ModuleType, tmp_path
     resumed = vae_training.train_vae(tmp_path / "half", config)
     for name, parameter in resumed.named_parameters():
         assert torch.equal(parameter, whole[name]), name
+
+
+def test_the_text_warm_up_learns_and_keeps_what_a_model_reads(comfy: ModuleType) -> None:
+    from throughline.training.text_warm_up import caption_batch, warm_up_text
+    from throughline.training.video_network import VideoSizes, build_models
+
+    ids, turns = caption_batch(np.random.default_rng(0))
+    assert ids.shape == (128, 16) and set(turns.tolist()) == set(range(9))
+    text = build_models(0, VideoSizes(num_layers=1))["text"]
+    before = text(ids).detach()
+    right = warm_up_text(text, steps=6, seed=0, keep_features=1000.0)
+    assert len(right) == 6 and right[0] < 0.5
+    moved = (text(ids) - before).square().mean()
+    assert 0 < moved < 0.1 * before.square().mean()
 
 
 def test_the_rate_warms_up_holds_and_decays() -> None:
