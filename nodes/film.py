@@ -28,7 +28,8 @@ from ..adapters.text import check_text
 from ..planning.frames import FrameGrid
 from ..planning.script import parse_storyboard
 from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
-from ..planning.storyboard import Shot, Storyboard, Transition
+from ..planning.storyboard import Shot, Storyboard
+from ..planning.storyboard_summary import ignored_settings, Transition
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -95,7 +96,7 @@ def film_request(inputs: Mapping[str, Any]) -> FilmRequest:
 class Film:
     """A planned film: nothing is sampled yet, and nothing can be refused any more.
 
-    `fps` is the storyboard's where it says one, else the node's.
+    `fps` is the storyboard's where it says one, else the node's. `warnings` are sentences.
     """
 
     request: FilmRequest
@@ -105,6 +106,7 @@ class Film:
     segments: tuple[Segment, ...]
     fps: float
     parameters: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
     def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
         return self.geometry.latent_shape(
@@ -150,6 +152,7 @@ def plan_film(request: FilmRequest) -> Film:
         segments=segments,
         fps=fps,
         parameters=_parameters(request, family, sampler, start),
+        warnings=(*storyboard.warnings, *ignored_settings(storyboard)),
     )
 
 

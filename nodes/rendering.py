@@ -109,10 +109,11 @@ def run_digest(run_name: str) -> str:
 
 def _summary(film: Film, rendered: int) -> str:
     reused = len(film.segments) - rendered
-    return (
+    counts = (
         f"{film.request.run_name}: {len(film.segments)} segments, {rendered} rendered, "
         f"{reused} reused from disk"
     )
+    return "\n".join((counts, *(f"Warning, {warning}" for warning in film.warnings)))
 
 
 class FilmRenderer:

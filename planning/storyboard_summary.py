@@ -17,6 +17,20 @@ def describe_storyboard(storyboard: Storyboard) -> str:
     return "\n".join([_total(storyboard), *shots, *warnings])
 
 
+SAMPLER_IGNORES = ("recall", "refs", "strength", "lora", "audio")
+"""Settings of a shot that the long video sampler does not follow."""
+
+
+def ignored_settings(storyboard: Storyboard) -> tuple[str, ...]:
+    """Which of the script's settings the long video sampler passes over, each in words."""
+    return tuple(
+        f"{name} of shot {shot.id} has no effect here"
+        for shot in storyboard.shots
+        for name in SAMPLER_IGNORES
+        if getattr(shot, name) not in ((), "", None)
+    )
+
+
 def _describe_shot(storyboard: Storyboard, shot: Shot) -> str:
     caption = plain_caption(storyboard, shot)
     if len(caption) > CAPTION_LETTERS:
