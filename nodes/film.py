@@ -28,8 +28,8 @@ from ..adapters.text import check_text
 from ..planning.frames import FrameGrid
 from ..planning.script import parse_storyboard
 from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
-from ..planning.storyboard import Shot, Storyboard
-from ..planning.storyboard_summary import ignored_settings, Transition
+from ..planning.storyboard import Shot, Storyboard, Transition
+from ..planning.storyboard_summary import ignored_settings
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
