@@ -141,7 +141,7 @@ def _figures(segments: list[torch.Tensor], truth: list[torch.Tensor]) -> dict[st
 
     errors = [float((a - b).square().mean()) for a, b in zip(segments, truth, strict=True)]
     psnr = [10.0 * float(np.log10(1.0 / max(error, 1e-10))) for error in errors]
-    measures = measure_segments(segments)
+    measures = measure_segments(segments, frames_per_latent=4)
     report = drift_report(measures)
     figures = {"psnr": float(np.mean(psnr[1:]))}
     figures |= {f"psnr_{number}": psnr[number - 1] for number in SHOWN}
