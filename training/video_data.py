@@ -5,12 +5,14 @@ timing rule of `world.poses_by_rule` from its second latent frame on; its first 
 as in a segment that continues.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -131,12 +133,29 @@ def grey_latents(vae: nn.Module, latent_frames: int = TAKE_LATENT_FRAMES, size: 
     return comfy.latent_formats.Wan21().process_in(encode_clip(vae, clip))[0]
 
 
+def encoder_digest(vae: nn.Module) -> str:
+    """SHA-256 of the weights that make latents."""
+    digest = hashlib.sha256()
+    for name, value in sorted(vae.state_dict().items()):
+        if name.startswith(("encoder.", "conv1.")):
+            digest.update(value.float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _made_by(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("encoder")
+
+
 def ensure_shards(vae: nn.Module, folder: Path, num_takes: int) -> Iterator[Path]:
-    """Encode what is missing and yield the paths of the shards in order."""
+    """Encode what is missing or made by another VAE and yield the paths of the shards in order."""
+    digest = encoder_digest(vae)
     for first in range(0, num_takes, SHARD_TAKES):
         path = folder / f"takes_{first:06d}.safetensors"
-        if not path.exists():
-            write_tensors(path, encode_takes(vae, first, SHARD_TAKES), {})
+        if _made_by(path) != digest:
+            write_tensors(path, encode_takes(vae, first, SHARD_TAKES), {"encoder": digest})
             print(f"encoded takes {first} to {first + SHARD_TAKES - 1}", flush=True)
         yield path
 

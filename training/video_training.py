@@ -284,4 +284,5 @@ def main(arguments: Sequence[str]) -> int:
     average = train_video(data, folder, config, start_from=shipped if options.again else None)
     if options.ship:
         export_video(average, config, *shipped)
+    print(f"wrote {'weights' if options.ship else folder.relative_to(BUILD.parent.parent)}")
     return 0
