@@ -5,7 +5,8 @@ const SAMPLER = "ThroughlineARSegmentSampler";
 export class GraphSide {
   selected = null; // the sampler node that is selected
   #app;
-  #last = "";
+  #lastSelection = "";
+  #lastWidgets = "";
 
   constructor(app) {
     this.#app = app;
@@ -20,8 +21,18 @@ export class GraphSide {
     const nodes = Object.values(this.#app.canvas?.selected_nodes ?? {});
     this.selected = nodes.find((node) => node.type === SAMPLER) ?? null;
     const now = this.selected ? `${this.selected.id} ${this.selectedRun}` : "";
-    const changed = now !== this.#last;
-    this.#last = now;
+    const changed = now !== this.#lastSelection;
+    this.#lastSelection = now;
+    return changed;
+  }
+
+  /** True when what the buttons depend on has changed: the sampler of the run, or its widgets. */
+  lookAtWidgets(name) {
+    const node = this.sampler(name);
+    const retakes = node && widgetValue(node, "retakes");
+    const now = `${node?.id} ${retakes} ${this.obstacle(node)}`;
+    const changed = now !== this.#lastWidgets;
+    this.#lastWidgets = now;
     return changed;
   }
 
@@ -51,9 +62,9 @@ export class GraphSide {
     return "";
   }
 
-  /** The take of a segment (1-based) that `node` asks for. */
-  take(node, number) {
-    return parseRetakes(widgetValue(node, "retakes")).get(number) ?? 0;
+  /** The takes that `node` asks for, by segment (1-based); segments without one are in take 0. */
+  takes(node) {
+    return parseRetakes(widgetValue(node, "retakes"));
   }
 
   /**

@@ -109,12 +109,9 @@ export class Panel {
     const nothing = segments.length === 0 && !store.problem();
     setAttribute(this.#parts.empty, "hidden", !nothing);
     setText(this.#parts.empty, store.shown ? t("empty.run", { run: store.shown }) : t("empty"));
-    this.#strip.update(segments, {
-      step: store.step(),
-      obstacle,
-      take: (number) => (node ? this.#graph.take(node, number) : 0),
-      followers: (number) => store.followers(number),
-    });
+    const takes = node ? this.#graph.takes(node) : new Map();
+    const last = lastOfChains(segments);
+    this.#strip.update(segments, { step: store.step(), obstacle, takes, last });
     this.#speak(segments);
   }
 
@@ -159,9 +156,16 @@ export class Panel {
     const segment = this.#store.segments().find((entry) => entry.number === number);
     const early = segment?.status === "running" || segment?.status === "waiting";
     if (this.#graph.obstacle(node) || early) return;
-    const take = Math.max(0, this.#graph.take(node, number) + change);
-    this.#store.queued([number, ...this.#store.followers(number)]);
+    const take = Math.max(0, (this.#graph.takes(node).get(number) ?? 0) + change);
+    const last = lastOfChains(this.#store.segments()).get(segment?.chain) ?? number;
+    this.#store.queued(Array.from({ length: last - number + 1 }, (_, i) => number + i));
     const accepted = await this.#graph.retake(node, number, take);
     if (!accepted) this.#store.unqueue();
   }
+}
+
+/** Number of the last segment of each chain: what a redone segment takes with it ends there. */
+function lastOfChains(segments) {
+  const known = segments.filter(({ chain }) => chain !== undefined);
+  return new Map(known.map(({ chain, number }) => [chain, number]));
 }

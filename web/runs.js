@@ -69,15 +69,6 @@ export class RunStore extends EventTarget {
     return this.runs.some((run) => run.name === name);
   }
 
-  /** Numbers of the segments that are rendered anew when segment `number` is: those of its chain. */
-  followers(number) {
-    const segments = this.segments();
-    const chain = segments.find((segment) => segment.number === number)?.chain;
-    return segments
-      .filter((segment) => segment.number > number && segment.chain === chain)
-      .map((segment) => segment.number);
-  }
-
   segmentEvent(detail) {
     const film = this.#film(detail.run);
     const status = SAME[detail.status] ?? detail.status;

@@ -29,7 +29,7 @@ export class Strip {
   }
 
   /**
-   * Show `segments`; `context`: {step, take(number), followers(number), obstacle}.
+   * Show `segments`; `context`: {step, takes by number, last number by chain, obstacle}.
    * `obstacle` is the key of the text that says why nothing can be redone, "" when it can.
    */
   update(segments, context) {
@@ -131,13 +131,12 @@ export class Strip {
   #fillActions(card, segment, context) {
     const t = this.#text;
     const { number, status } = segment;
-    const { take, followers } = context;
     const early = status === "running" || status === "waiting" ? "redo.early" : "";
     const obstacle = context.obstacle || early;
-    const now = take(number);
-    const others = followers(number);
-    const last = others[others.length - 1];
-    const cost = last ? t("redo.followers", { numbers: spanned(number + 1, last) }) : "";
+    const now = context.takes.get(number) ?? 0;
+    const last = context.last.get(segment.chain) ?? number;
+    const numbers = spanned(number + 1, last);
+    const cost = last > number ? t("redo.followers", { numbers }) : "";
     // aria-disabled keeps the button in reach of the keyboard and of its explanation.
     setAttribute(card.redo, "aria-disabled", Boolean(obstacle) && "true");
     setAttribute(card.back, "aria-disabled", Boolean(obstacle) && "true");

@@ -8,7 +8,7 @@ import { Panel } from "./panel.js";
 import { RunStore } from "./runs.js";
 import { translator } from "./texts.js";
 
-const SELECTION_MS = 250; // how often the open tab looks which node is selected
+const GLANCE_MS = 250; // how often the open tab looks at the selection and the sampler's widgets
 
 const store = new RunStore(async (path) => {
   const answer = await api.fetchApi(path);
@@ -30,9 +30,9 @@ function mount(element) {
     text: translator(locale()),
     address: (path) => api.apiURL(path),
   });
-  const timer = setInterval(followSelection, SELECTION_MS);
+  const timer = setInterval(followGraph, GLANCE_MS);
   mounted = { panel, timer };
-  followSelection();
+  followGraph();
   store.refresh();
 }
 
@@ -43,10 +43,9 @@ function unmount() {
   mounted = null;
 }
 
-function followSelection() {
-  const changed = graph.lookAtSelection();
-  if (changed && graph.selectedRun) store.show(graph.selectedRun);
-  else if (changed) store.notify();
+function followGraph() {
+  if (graph.lookAtSelection() && graph.selectedRun) store.show(graph.selectedRun);
+  else if (graph.lookAtWidgets(store.shown)) store.notify();
 }
 
 function listen() {

@@ -93,6 +93,8 @@ def test_a_long_take_from_run_to_redo(
     assert "progress_state" in comfy_page.events() and comfy_page.overlay() is None
     first = film.pictures()
     assert len(first) == 4
+    queued = comfy_page.prompt()[str(film.sampler)]["inputs"]
+    assert all(name.isidentifier() for name in queued), queued  # no widget of the page's own
     comfy_page.screenshot(f"{request.node.name}-finished")
 
     film.press(3, "redo")
