@@ -23,7 +23,7 @@ from ..runs.contact_sheet import contact_sheet
 from ..runs.folder import RunFolder, plan_run
 from ..runs.manifest import FILE_NAME
 from ..runs.paths import run_path
-from ..runs.render import RenderedSegment, SegmentEvent, Status, render_run
+from ..runs.render import RenderedSegment, SegmentEvent, render_run
 from ..runs.run import Run
 from .events import announce_segment
 from .film import Film
@@ -43,6 +43,9 @@ the thumbnail (our choice). A VAE wants some 4 GB for one latent frame at 720p; 
 between two segments would push part of a large model out of the memory of the GPU each time."""
 
 PREVIEW_QUALITY = 85
+
+SHOWN_STATUS = {"missing": "waiting", "depends": "waiting"}
+"""The page's word for a segment that is to be made for lack of anything else."""
 
 PROMPTS_AHEAD = 16
 """Prompts are encoded for this many segments at a time, so that a large text encoder is not loaded
@@ -64,14 +67,19 @@ def runs_root() -> Path:
     return Path(folder_paths.get_output_directory()) / RUNS_FOLDER
 
 
-def describe_film(film: Film) -> str:
-    """What queueing the film would render and why, without rendering or writing anything."""
+def describe_film(film: Film, node_id: str) -> str:
+    """What queueing the film would render and why, without rendering or writing anything.
+
+    The page's strip shows the same.
+    """
     states = plan_run(runs_root(), film.request.run_name, film.parameters, film.segments)
-    return "\n".join(
-        f"segment {segment.number} ({segment.shot_id}): "
-        + ("finished" if state.status == "reused" else f"to render, {state.reason}")
-        for segment, state in zip(film.segments, states, strict=True)
-    )
+    lines = []
+    for segment, state in zip(film.segments, states, strict=True):
+        status = SHOWN_STATUS.get(state.status, state.status)
+        _announce(film, node_id, segment, status, state.reason)
+        outcome = f"to render, {state.reason}" if state.needs_render else "finished"
+        lines.append(f"segment {segment.number} ({segment.shot_id}): {outcome}")
+    return "\n".join(lines)
 
 
 def render_film(film: Film, node_id: str) -> RenderedFilm:
@@ -114,6 +122,28 @@ def _summary(film: Film, rendered: int) -> str:
         f"{reused} reused from disk"
     )
     return "\n".join((counts, *(f"Warning, {warning}" for warning in film.warnings)))
+
+
+def _announce(
+    film: Film, node_id: str, segment: Segment, status: str, reason: str = "", step: int = 0
+) -> None:
+    """Tell the page what becomes of a segment."""
+    announce_segment(
+        {
+            "run": film.request.run_name,
+            "node": node_id,
+            "segment": segment.number,
+            "segments": len(film.segments),
+            "status": status,
+            "reason": reason,
+            "shot": segment.shot_id,
+            "prompt": segment.prompt,
+            "seed": segment.seed,
+            "take": segment.take,
+            "step": step,
+            "steps": film.sampler.steps,
+        }
+    )
 
 
 class FilmRenderer:
@@ -172,25 +202,7 @@ class FilmRenderer:
     def report(self, event: SegmentEvent) -> None:
         if event.status == "reused" and self._is_to_render(event.segment):
             self._progress.update(self._film.sampler.steps)  # it came out the same after all
-        self._announce(event.segment, event.status, event.reason, 0)
-
-    def _announce(self, segment: Segment, status: Status, reason: str, step: int) -> None:
-        announce_segment(
-            {
-                "run": self._film.request.run_name,
-                "node": self._node_id,
-                "segment": segment.number,
-                "segments": len(self._film.segments),
-                "status": status,
-                "reason": reason,
-                "shot": segment.shot_id,
-                "prompt": segment.prompt,
-                "seed": segment.seed,
-                "take": segment.take,
-                "step": step,
-                "steps": self._film.sampler.steps,
-            }
-        )
+        _announce(self._film, self._node_id, event.segment, event.status, event.reason)
 
     def _positive(self, segment: Segment) -> Conditioning:
         if self._film.request.positive is not None:
@@ -251,7 +263,7 @@ class FilmRenderer:
                 )
             step_number = min(step + 1, self._film.sampler.steps)
             self._progress.update_absolute(done + step_number, self._progress.total, picture)
-            self._announce(segment, "running", "", step_number)
+            _announce(self._film, self._node_id, segment, "running", "", step_number)
 
         return callback
 

@@ -256,11 +256,11 @@ class ARSegmentSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
-        film = plan_film(film_request(inputs))
+        film, node_id = plan_film(film_request(inputs)), str(cls.hidden.unique_id)
         if when_queued != "render":
             stop = ExecutionBlocker(None)
-            return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(describe_film(film)))
-        result = render_film(film, str(cls.hidden.unique_id))
+            return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(describe_film(film, node_id)))
+        result = render_film(film, node_id)
         return io.NodeOutput(
             result.run,
             {"samples": result.last_latent},

@@ -335,7 +335,8 @@ def test_only_showing_writes_nothing(
         "segment 4 (1.3): to render, not made yet\n"
         "segment 5 (1.4): to render, not made yet"
     ]
-    assert events_of(events) == [] and not runs.exists()
+    assert [event["status"] for event in events_of(events)] == ["waiting"] * 5
+    assert not runs.exists()
     run_film(film())
     before = files(runs)
     outputs, _ = run_film(film(when_queued=show, retakes="4:1"))
