@@ -24,6 +24,23 @@ def test_a_shipped_workflow_converts_without_a_browser(file: Path, server: Any) 
     assert any(known[name]["python_module"] == "custom_nodes.throughline" for name in types)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_a_shipped_workflow_runs_to_a_video(file: Path, server: Any) -> None:
+    from development.demo import to_prompt
+
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    events, entry = server.run(to_prompt(workflow, server), workflow=workflow)
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
+    names = [
+        result["filename"]
+        for output in entry["outputs"].values()
+        for result in output.get("images", ())
+        if result["type"] == "output"
+    ]
+    assert [name for name in names if name.endswith(".mp4")]
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_a_shipped_workflow_keeps_its_seeds_and_has_a_picture(file: Path) -> None:
     workflow = json.loads(file.read_text(encoding="utf-8"))
