@@ -25,10 +25,10 @@ import torch
 SEEDS = range(1_000_000, 1_000_003)
 """One pair for each seed and setting; a pair of the default setting takes a minute on one core."""
 
-SEGMENTS, TAIL, SHIFT = 12, 2, 3.0
+SEGMENTS, TAIL = 12, 2
 SETTINGS = {
     "": {"latent_frames": 21, "steps": 20, "cfg": 5.0},
-    ", demo workflow": {"latent_frames": 6, "steps": 12, "cfg": 1.0},
+    ", demo workflow": {"latent_frames": 6, "steps": 8, "cfg": 1.0},
 }
 
 Times = list[tuple[float, float]]
@@ -99,7 +99,7 @@ def _sides(
     from throughline.adapters.demo_models import load_demo_models
     from throughline.nodes.film import film_request, plan_film
     from throughline.nodes.rendering import render_film
-    from throughline.training.evaluate import frames_to_image, shifted
+    from throughline.training.evaluate import frames_to_image
     from throughline.training.world import frames_of_latents, long_take
     from throughline.training.world_rendering import render_take
 
@@ -108,7 +108,7 @@ def _sides(
     start = frames_to_image(render_take(take, 0, 5))
     seconds = (latent_frames - TAIL) / 2.0  # 8 fps, four frames to a latent frame
     inputs = {
-        "model": shifted(model, SHIFT),
+        "model": model,
         "clip": clip,
         "vae": vae,
         "start_image": start,
