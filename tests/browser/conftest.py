@@ -113,7 +113,7 @@ class ComfyPage:
         self.page.evaluate("id => app.canvas.selectNode(app.graph.getNodeById(id))", node_id)
         self.page.get_by_test_id("info-button").click()
         panel = self.page.locator(".node-help-content")
-        panel.wait_for(timeout=20000)
+        panel.filter(has_text=re.compile(r"\S")).wait_for(timeout=20000)  # it opens empty
         return panel.inner_text()
 
     def screenshot(self, name: str) -> Path:
