@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .heap import give_back_freed_memory
+
 if TYPE_CHECKING:
     from ..planning.frames import FrameGrid
     from .manifest import SegmentRecord
@@ -80,6 +82,7 @@ def chain_latents(
     """
     held: Tensor | None = None
     for record in chain:
+        give_back_freed_memory()
         latent = run.latent(record.index)
         known = record.latent_frames - record.film_latent_frames
         if held is not None:

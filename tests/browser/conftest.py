@@ -114,7 +114,13 @@ class ComfyPage:
         self.page.get_by_test_id("info-button").click()
         panel = self.page.locator(".node-help-content")
         panel.filter(has_text=re.compile(r"\S")).wait_for(timeout=20000)  # it opens empty
-        return panel.inner_text()
+        text = ""
+        for _ in range(100):  # and may be drawn a second time, empty in between
+            before, text = text, panel.inner_text().strip()
+            if text and text == before:
+                break
+            self.page.wait_for_timeout(200)
+        return text
 
     def screenshot(self, name: str) -> Path:
         """Keep a picture of the page and return its file."""
