@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
@@ -12,7 +11,15 @@ from ..planning.segments import SEED_RANGE
 from .film import film_request, plan_film
 from .rendering import describe_film, render_film, run_digest
 from .sockets import TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
-from .widgets import MAX_RESOLUTION, NOT_LINKED, SAMPLER_NAMES, check_widgets
+from .widgets import (
+    MAX_RESOLUTION,
+    NOT_LINKED,
+    check_widgets,
+    guidance_widgets,
+    low_noise_model_input,
+    sampler_overrides,
+    switch_sigma_widget,
+)
 
 EXAMPLE_SCRIPT = """[5s] A woman in a green raincoat walks along a rainy street at night.
 [5s, continue] She stops in front of a diner and looks through the window.
@@ -74,27 +81,14 @@ class ARSegmentSampler(io.ComfyNode):
                 TL_PLAN.Input(
                     "plan", optional=True, tooltip="A macro plan that fixes frames in advance."
                 ),
-                io.Sigmas.Input(
-                    "sigmas",
-                    optional=True,
-                    tooltip="Noise levels, instead of scheduler and steps: for distilled models.",
-                ),
-                io.Sampler.Input(
-                    "sampler",
-                    optional=True,
-                    tooltip="A sampler with settings of its own, instead of sampler_name.",
-                ),
+                *sampler_overrides(),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
                     tooltip="For models that look at the start image through CLIP vision, such "
                     "as Wan 2.1 I2V.",
                 ),
-                io.Model.Input(
-                    "low_noise_model",
-                    optional=True,
-                    tooltip="The low-noise expert of Wan 2.2 14B; model is the high-noise one.",
-                ),
+                low_noise_model_input(),
                 io.String.Input(
                     "script",
                     multiline=True,
@@ -179,26 +173,7 @@ class ARSegmentSampler(io.ComfyNode):
                     max=1000,
                     tooltip="Sampler steps per segment. Lower it for drafts and distilled models.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=5.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How closely the prompt is followed. Distilled models want 1.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=SAMPLER_NAMES,
-                    default="euler",
-                    tooltip="The sampler. Causal Wan needs ar_video.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="simple",
-                    tooltip="How the noise levels fall.",
-                ),
+                *guidance_widgets(),
                 io.String.Input(
                     "run_name",
                     default="long_take",
@@ -217,16 +192,7 @@ class ARSegmentSampler(io.ComfyNode):
                     default="render",
                     tooltip="Choose the second to see which segments a change would cost.",
                 ),
-                io.Float.Input(
-                    "switch_sigma",
-                    default=0.9,
-                    min=0.01,
-                    max=0.99,
-                    step=0.005,
-                    advanced=True,
-                    tooltip="Only with low_noise_model: noise level below which it takes over. "
-                    "Wan 2.2 was trained with 0.9 for I2V and 0.875 for T2V.",
-                ),
+                switch_sigma_widget(),
             ],
             outputs=[
                 TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),

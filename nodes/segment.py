@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from ..planning.segments import SEED_RANGE
 from .film import plan_segment
 from .rendering import render_one
-from .widgets import MAX_RESOLUTION, SAMPLER_NAMES
+from .widgets import (
+    MAX_RESOLUTION,
+    guidance_widgets,
+    low_noise_model_input,
+    sampler_overrides,
+    switch_sigma_widget,
+)
 
 
 class Segment(io.ComfyNode):
@@ -40,26 +45,13 @@ class Segment(io.ComfyNode):
                     optional=True,
                     tooltip="Start of the first segment, instead of previous.",
                 ),
-                io.Sigmas.Input(
-                    "sigmas",
-                    optional=True,
-                    tooltip="Noise levels, instead of scheduler and steps: for distilled models.",
-                ),
-                io.Sampler.Input(
-                    "sampler",
-                    optional=True,
-                    tooltip="A sampler with settings of its own, instead of sampler_name.",
-                ),
+                *sampler_overrides(),
                 io.ClipVisionOutput.Input(
                     "clip_vision_output",
                     optional=True,
                     tooltip="For models that look at the start image through CLIP vision.",
                 ),
-                io.Model.Input(
-                    "low_noise_model",
-                    optional=True,
-                    tooltip="The low-noise expert of Wan 2.2 14B; model is the high-noise one.",
-                ),
+                low_noise_model_input(),
                 io.Int.Input(
                     "width",
                     default=832,
@@ -105,36 +97,8 @@ class Segment(io.ComfyNode):
                     max=1000,
                     tooltip="Sampler steps. Lower it for drafts and distilled models.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=5.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="How closely the prompt is followed. Distilled models want 1.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=SAMPLER_NAMES,
-                    default="euler",
-                    tooltip="The sampler. Causal Wan needs ar_video.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.SCHEDULER_NAMES,
-                    default="simple",
-                    tooltip="How the noise levels fall.",
-                ),
-                io.Float.Input(
-                    "switch_sigma",
-                    default=0.9,
-                    min=0.01,
-                    max=0.99,
-                    step=0.005,
-                    advanced=True,
-                    tooltip="Only with low_noise_model: noise level below which it takes over. "
-                    "Wan 2.2 was trained with 0.9 for I2V and 0.875 for T2V.",
-                ),
+                *guidance_widgets(),
+                switch_sigma_widget(),
             ],
             outputs=[
                 io.Latent.Output(

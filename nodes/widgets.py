@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import comfy.samplers
+from comfy_api.latest import io
 
 from ..planning.script import parse_storyboard
 from ..planning.segments import parse_takes
@@ -31,3 +32,68 @@ def check_widgets(script: str | None, run_name: str | None, retakes: str | None)
     except ValueError as error:
         return str(error)
     return True
+
+
+def sampler_overrides() -> list[io.Input]:
+    """What replaces the sampler widgets where it is connected."""
+    return [
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="Noise levels, instead of scheduler and steps: for distilled models.",
+        ),
+        io.Sampler.Input(
+            "sampler",
+            optional=True,
+            tooltip="A sampler with settings of its own, instead of sampler_name.",
+        ),
+    ]
+
+
+def guidance_widgets() -> list[io.Input]:
+    """Guidance, sampler and schedule, as in core's KSampler."""
+    return [
+        io.Float.Input(
+            "cfg",
+            default=5.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="How closely the prompt is followed. Distilled models want 1.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=SAMPLER_NAMES,
+            default="euler",
+            tooltip="The sampler. Causal Wan needs ar_video.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.SCHEDULER_NAMES,
+            default="simple",
+            tooltip="How the noise levels fall.",
+        ),
+    ]
+
+
+def low_noise_model_input() -> io.Input:
+    """The second expert of Wan 2.2 14B."""
+    return io.Model.Input(
+        "low_noise_model",
+        optional=True,
+        tooltip="The low-noise expert of Wan 2.2 14B; model is the high-noise one.",
+    )
+
+
+def switch_sigma_widget() -> io.Input:
+    """Where the second expert takes over."""
+    return io.Float.Input(
+        "switch_sigma",
+        default=0.9,
+        min=0.01,
+        max=0.99,
+        step=0.005,
+        advanced=True,
+        tooltip="Only with low_noise_model: noise level below which it takes over. "
+        "Wan 2.2 was trained with 0.9 for I2V and 0.875 for T2V.",
+    )
