@@ -89,6 +89,7 @@ def switch_sigma_widget() -> io.Input:
     """Where the second expert takes over."""
     return io.Float.Input(
         "switch_sigma",
+        optional=True,
         default=0.9,
         min=0.01,
         max=0.99,
