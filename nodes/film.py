@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
 
+SWITCH_SIGMA = 0.9
+"""Where Wan 2.2 I2V was trained to change experts (boundary 0.900; T2V 0.875)."""
+
 CFG_LIMIT = 100.0
 """The range of ComfyUI's own cfg widgets."""
 
@@ -340,8 +343,8 @@ def _switch_sigma(request: FilmRequest, family: Family) -> float:
             f"low_noise_model must be the other expert of the same flow model ({family.name}), "
             f"got {other.name}"
         )
-    switch = request.switch_sigma
-    if switch is None or not 0.0 < switch < 1.0:
+    switch = SWITCH_SIGMA if request.switch_sigma is None else request.switch_sigma
+    if not 0.0 < switch < 1.0:
         raise ValueError(f"switch_sigma must lie between 0 and 1, got {switch}")
     return switch
 

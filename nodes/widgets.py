@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..planning.script import parse_storyboard
 from ..planning.segments import parse_takes
 from ..runs.paths import run_path
+from .film import SWITCH_SIGMA
 from .rendering import runs_root
 
 MAX_RESOLUTION = 16384
@@ -90,7 +91,7 @@ def switch_sigma_widget() -> io.Input:
     return io.Float.Input(
         "switch_sigma",
         optional=True,
-        default=0.9,
+        default=SWITCH_SIGMA,
         min=0.01,
         max=0.99,
         step=0.005,
