@@ -5,6 +5,7 @@ Written beside the target and renamed, so that a killed training leaves the last
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,23 @@ from torch import Tensor, nn
 OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq")
 
 
+def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters that a training changes; a frozen base model's are left out."""
+    return (named for named in module.named_parameters() if named[1].requires_grad)
+
+
 class MovingAverage:
-    """Exponential moving average of parameters; the decay warms up as (1 + n) / (10 + n)."""
+    """Exponential moving average of what is trained; the decay warms up as (1 + n) / (10 + n)."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.values = {name: p.detach().clone() for name, p in trained_parameters(module)}
 
     @torch.no_grad()
     def add(self, module: nn.Module, step: int) -> None:
         """Mix in the parameters after optimiser step `step` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = dict(module.named_parameters())
+        current = dict(trained_parameters(module))
         torch._foreach_lerp_(
             list(self.values.values()), [current[name].detach() for name in self.values], 1 - decay
         )
@@ -52,7 +58,7 @@ def save_checkpoint(
 ) -> None:
     """Write everything that `load_checkpoint` needs to continue after `step` finished steps."""
     tensors = {}
-    for name, parameter in module.named_parameters():
+    for name, parameter in trained_parameters(module):
         tensors[f"weights.{name}"] = parameter
         tensors[f"average.{name}"] = average.values[name]
         for slot in OPTIMISER_SLOTS:
@@ -70,7 +76,7 @@ def load_checkpoint(
     with safe_open(path, "pt") as file, torch.no_grad():
         step = int(file.metadata()["step"])
         names = set(file.keys())
-        for name, parameter in module.named_parameters():
+        for name, parameter in trained_parameters(module):
             parameter.copy_(file.get_tensor(f"weights.{name}"))
             average.values[name].copy_(file.get_tensor(f"average.{name}"))
             if optimiser is not None and f"exp_avg.{name}" in names:

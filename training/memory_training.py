@@ -1,0 +1,300 @@
+"""Train the history encoder: Stage I asks for frames of the history, Stage II for the next shot.
+
+Pretraining Frame Preservation / TinyHistory (arXiv 2512.23851v6, section 3). The video model is
+frozen; a LoRA on it and the encoders are trained together, by flow matching on the queried frames.
+Several ways to remember share one LoRA and take turns, so that they can be compared.
+
+Conventions are core's: x_s = (1 - s) x0 + s noise, the model gets 1000 s and returns noise - x0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..memory.encoder import EncoderConfig, HistoryEncoder
+from ..memory.rates import Rate
+from .checkpoints import (
+    MovingAverage,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+    trained_parameters,
+)
+from .memory_data import StepTensors, StoryFolder, step_tensors
+from .memory_model import WanMemoryModel
+from .memory_plan import StepPlan, StepShape, Task, draw_step
+from .memory_ways import MemoryWays, Way
+from .video_training import TIMESTEP_SCALE, concat_channels
+
+PROBE_EVERY = 100
+"""Steps between two recall probes."""
+
+
+@dataclass(frozen=True)
+class MemoryTrainingConfig:
+    """Everything that the result depends on.
+
+    `tasks` and `ways` with their shares; `gate` what an encoder's gate begins with (AlayaWorld: 0
+    lets no gradient through).
+    """
+
+    seed: int = 0
+    stories: int = 1000
+    steps: int = 4000
+    tasks: tuple[tuple[Task, float], ...] = (("frames", 1.0),)
+    ways: tuple[tuple[str, float], ...] = (
+        ("encoder 2x2x2", 0.25),
+        ("encoder 4x4x2", 0.25),
+        ("low 4x4x2", 0.25),
+        ("packed 4x4x2", 0.25),
+    )
+    rates: tuple[str, ...] = ("2x2x2", "4x4x2")
+    widths: tuple[int, int, int, int] = (32, 64, 128, 256)
+    lora_rank: int = 64
+    lora_name: str = "retrieval"
+    gate: float = 0.5
+    noise_shift: float = 5.0
+    empty_caption_share: float = 0.05
+    dropout: float = 0.0  # share of steps without any memory
+    peak_learning_rate: float = 1e-3
+    warm_up: int = 100
+    decay_from: float = 0.7
+    weight_decay: float = 0.01
+    average_decay: float = 0.998
+    gradient_clip: float = 1.0
+    threads: int = 1
+    shape: StepShape = field(default_factory=StepShape)
+
+
+class MemoryTrainer(nn.Module):
+    """Model and ways as one module, so that a launcher may wrap it; forward gives the loss."""
+
+    def __init__(
+        self, model: WanMemoryModel, ways: MemoryWays, grey: Tensor | None, noise_shift: float
+    ) -> None:
+        super().__init__()
+        self.model, self.ways, self.noise_shift = model, ways, noise_shift
+        self.grey = grey
+
+    def forward(
+        self,
+        way: Way,
+        plan: StepPlan,
+        step: StepTensors,
+        generator: torch.Generator,
+        swapped: bool = False,
+    ) -> Tensor:
+        """Mean squared error of the velocity of the frames that are asked for.
+
+        `swapped` gives every query the memory of the next history: what the loss gains by that is
+        what the memory is worth.
+        """
+        memory = self.ways(way, self.model, step, plan.histories)
+        whose = (
+            step.history.roll(len(step.history) // len(plan.histories)) if swapped else step.history
+        )
+        uniform = torch.rand(len(step.targets), generator=generator)
+        sigma = self.noise_shift * uniform / (1 + (self.noise_shift - 1) * uniform)
+        noise = torch.randn(step.targets.shape, generator=generator)
+        mixed = torch.lerp(step.targets, noise, sigma.view(-1, 1, 1, 1, 1))
+        velocity = self.model(
+            self._with_known(mixed, step),
+            sigma * TIMESTEP_SCALE,
+            step.text,
+            memory.tokens[whose],
+            memory.positions[whose],
+            step.start,
+        )
+        error = (velocity.float() - (noise - step.targets)).square().mean(dim=(1, 3, 4))
+        weight = (~step.known).float()
+        return (error * weight).sum() / weight.sum()
+
+    def _with_known(self, mixed: Tensor, step: StepTensors) -> Tensor:
+        """The model's input: known frames come by the concat channels of an I2V model."""
+        if self.model.extra_channels == 0:
+            return mixed
+        assert self.grey is not None
+        known = step.known.sum(dim=1).tolist()
+        channels = [
+            concat_channels(clean, int(count), self.grey, None)
+            for clean, count in zip(step.targets, known, strict=True)
+        ]
+        return torch.cat([mixed, torch.stack(channels)], dim=1)
+
+
+@torch.no_grad()
+def initialise_encoder(encoder: HistoryEncoder, generator: torch.Generator, gate: float) -> None:
+    """Unit-gain layers in place, the projection small, the gate at `gate`."""
+    for name, parameter in encoder.named_parameters():
+        if name == "gate":
+            parameter.fill_(gate)
+        elif "norm" in name:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        elif parameter.ndim < 2:
+            parameter.zero_()
+        else:
+            gain = 1.6 if name.startswith("conv") else 1.0  # 1.6: silu halves the variance and more
+            std = gain * parameter[0].numel() ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+
+
+def encoder_configs(
+    config: MemoryTrainingConfig, model: WanMemoryModel, data: StoryFolder
+) -> tuple[EncoderConfig, ...]:
+    """Encoders that fit the model and the data."""
+    return tuple(
+        EncoderConfig(
+            in_channels=int(data.latent_shape[0]),
+            inner_dim=model.inner_dim,
+            rate=Rate.parse(rate),
+            patch=tuple(model.transformer.config.patch_size),
+            widths=config.widths,
+            caption_dim=data.text_dim,
+        )
+        for rate in config.rates
+    )
+
+
+def draw_way(config: MemoryTrainingConfig, generator: np.random.Generator) -> tuple[Task, Way]:
+    """The task and the way of a step."""
+    tasks, task_shares = zip(*config.tasks, strict=True)
+    ways, way_shares = zip(*config.ways, strict=True)
+    task = tasks[int(generator.choice(len(tasks), p=task_shares))]
+    way = ways[int(generator.choice(len(ways), p=way_shares))]
+    if generator.uniform() < config.dropout:
+        way = "none"
+    return task, Way.parse(way)
+
+
+@dataclass(frozen=True)
+class DrawnStep:
+    """All that a step needs besides the weights."""
+
+    way: Way
+    plan: StepPlan
+    tensors: StepTensors
+    noise_seed: int
+
+
+def draw(
+    config: MemoryTrainingConfig,
+    data: StoryFolder,
+    step: int,
+    rank: int = 0,
+    empty_caption: Tensor | None = None,
+) -> DrawnStep:
+    """The step of this number on this process: a resumed training sees the same data."""
+    generator = np.random.default_rng([config.seed, step, rank])
+    # every process takes the same way, else their gradients do not fit together
+    task, way = draw_way(config, np.random.default_rng([config.seed, step]))
+    plan = draw_step(task, config.shape, len(data), data.segments, generator)
+    rates = tuple(Rate.parse(rate) for rate in config.rates)
+    tensors = step_tensors(data, plan, rates, generator, empty_caption, config.empty_caption_share)
+    return DrawnStep(way, plan, tensors, int(generator.integers(2**62)))
+
+
+def train(
+    trainer: MemoryTrainer,
+    data: StoryFolder,
+    folder: Path,
+    config: MemoryTrainingConfig,
+    accelerator: Any,
+    empty_caption: Tensor | None = None,
+    checkpoint_seconds: float = 300.0,
+    until: float | None = None,
+) -> MovingAverage:
+    """Train or resume in `folder`; stops early at the monotonic time `until`.
+
+    Launched by accelerate it runs on several devices or nodes; process 0 writes.
+    """
+    torch.set_num_threads(config.threads)
+    parameters = [parameter for _, parameter in trained_parameters(trainer)]
+    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=config.weight_decay)
+    average = MovingAverage(trainer, config.average_decay)
+    path = folder / "checkpoint.safetensors"
+    start = load_checkpoint(path, trainer, average, optimiser) if path.exists() else 0
+    wrapped, optimiser = accelerator.prepare(trainer, optimiser)
+    saved, losses = time.monotonic(), {}
+    for step in range(start, config.steps):
+        rate = learning_rate(
+            step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        drawn = draw(config, data, step, accelerator.process_index, empty_caption)
+        with accelerator.autocast():
+            loss = wrapped(drawn.way, drawn.plan, drawn.tensors, _noise(drawn))
+        optimiser.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(parameters, config.gradient_clip)
+        optimiser.step()
+        average.add(trainer, step)
+        losses.setdefault(f"{drawn.plan.task} {drawn.way}", []).append(loss.item())
+        last = step + 1 == config.steps or (until is not None and time.monotonic() > until)
+        if accelerator.is_main_process and ((step + 1) % PROBE_EVERY == 0 or last):
+            _report(step + 1, config, losses, probe(trainer, data, config, step, accelerator))
+            losses = {}
+        if accelerator.is_main_process and (last or time.monotonic() - saved > checkpoint_seconds):
+            save_checkpoint(path, trainer, average, optimiser, step + 1, config)
+            saved = time.monotonic()
+        if last:
+            break
+    return average
+
+
+def _noise(drawn: DrawnStep) -> torch.Generator:
+    return torch.Generator().manual_seed(drawn.noise_seed)
+
+
+@torch.no_grad()
+def probe(
+    trainer: MemoryTrainer,
+    data: StoryFolder,
+    config: MemoryTrainingConfig,
+    step: int,
+    accelerator: Any,
+) -> dict[str, float]:
+    """Recall of every task and way: the loss with another history's memory less that with its own.
+
+    A falling loss says nothing about the memory; this does (design, section 2.1).
+    """
+    found = {}
+    for task, _ in config.tasks:
+        for name, _ in config.ways:
+            generator = np.random.default_rng([config.seed, step, 1, 2])
+            plan = draw_step(task, config.shape, len(data), data.segments, generator)
+            rates = tuple(Rate.parse(rate) for rate in config.rates)
+            drawn = DrawnStep(
+                Way.parse(name), plan, step_tensors(data, plan, rates, generator), step
+            )
+            with accelerator.autocast():
+                own, other = (
+                    trainer(drawn.way, drawn.plan, drawn.tensors, _noise(drawn), swapped).item()
+                    for swapped in (False, True)
+                )
+            found[f"{task} {name}"] = other - own
+    return found
+
+
+def _report(
+    step: int,
+    config: MemoryTrainingConfig,
+    losses: dict[str, list[float]],
+    recall: dict[str, float],
+) -> None:
+    clock = time.strftime("%H:%M:%S")
+    parts = [
+        f"{name} {np.mean(losses.get(name, [np.nan])):.3f} (recall {gain:+.3f})"
+        for name, gain in recall.items()
+    ]
+    print(f"{clock} step {step}/{config.steps}: " + ", ".join(parts), flush=True)

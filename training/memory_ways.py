@@ -1,0 +1,133 @@
+"""The ways to remember that are trained side by side: they share the LoRA and the data.
+
+An encoder at each rate; what it is compared with: its low-resolution branch alone, FramePack's
+larger patches over the whole history or in its buckets, and a window of the newest latent frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..memory.encoder import EncoderConfig, HistoryEncoder, as_tokens
+from ..memory.packing import FRAMEPACK_BUCKETS, Bucket, PatchPacker, packed_spans
+from ..memory.positions import memory_positions
+from ..memory.rates import Grid, Rate
+from .memory_data import StepTensors
+from .memory_model import WanMemoryModel
+from .memory_plan import HistoryPlan
+
+Kind = Literal["encoder", "low", "packed", "framepack", "window", "none"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to remember. `rate` where the kind has one, `window` in latent frames."""
+
+    kind: Kind
+    rate: Rate | None = None
+    window: int = 5
+
+    def __str__(self) -> str:
+        return self.kind if self.rate is None else f"{self.kind} {self.rate}"
+
+    @staticmethod
+    def parse(text: str) -> Way:
+        kind, _, rate = text.partition(" ")
+        return Way(kind, Rate.parse(rate) if rate else None)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class MemoryTokens:
+    """Tokens h m d and positions h m 3 of the histories of a step."""
+
+    tokens: Tensor
+    positions: Tensor
+
+
+class MemoryWays(nn.Module):
+    """The trained parts of all ways."""
+
+    def __init__(self, model: WanMemoryModel, encoders: tuple[EncoderConfig, ...]) -> None:
+        super().__init__()
+        channels = encoders[0].in_channels
+        self.encoders = nn.ModuleDict({str(c.rate): HistoryEncoder(c) for c in encoders})
+        rates = {*(c.rate for c in encoders), *(b.rate for b in FRAMEPACK_BUCKETS)}
+        self.packers = nn.ModuleDict(
+            {
+                str(rate): PatchPacker(channels, model.inner_dim, rate)
+                for rate in sorted(rates, key=str)
+            }
+        )
+        patch = model.transformer.patch_embedding
+        for packer in self.packers.values():
+            packer.tile(patch.weight, patch.bias)
+
+    def forward(
+        self,
+        way: Way,
+        model: WanMemoryModel,
+        step: StepTensors,
+        plans: tuple[HistoryPlan, ...],
+        buckets: tuple[Bucket, ...] = FRAMEPACK_BUCKETS,
+    ) -> MemoryTokens:
+        """What each history of the step is remembered as."""
+        histories, segments, _, frames, height, width = step.latents.shape
+        grid = Grid(frames, height // 2, width // 2)
+        if way.kind == "none":
+            return MemoryTokens(
+                step.latents.new_zeros(histories, 0, model.inner_dim),
+                step.latents.new_zeros(histories, 0, 3),
+            )
+        if way.kind in ("framepack", "window"):
+            return self._recent(way, model, step, plans, buckets)
+        assert way.rate is not None
+        flat = step.latents.flatten(0, 1)
+        low = step.low[str(way.rate)].flatten(0, 1) if str(way.rate) in step.low else flat
+        if way.kind == "encoder":
+            encoder = self.encoders[str(way.rate)]
+            tokens = encoder(flat, low, model.project, step.captions.flatten(0, 1)).tokens
+        elif way.kind == "low":
+            tokens = as_tokens(model.project(low))
+        else:
+            tokens = self.packers[str(way.rate)](flat)
+        positions = torch.stack(
+            [
+                torch.cat(
+                    [
+                        memory_positions(grid, way.rate, "ceil", plan.start(i, frames))
+                        for i in range(segments)
+                    ]
+                )
+                for plan in plans
+            ]
+        )
+        return MemoryTokens(tokens.reshape(histories, -1, tokens.shape[-1]), positions)
+
+    def _recent(
+        self,
+        way: Way,
+        model: WanMemoryModel,
+        step: StepTensors,
+        plans: tuple[HistoryPlan, ...],
+        buckets: tuple[Bucket, ...],
+    ) -> MemoryTokens:
+        """The newest latent frames in buckets; a window is one bucket at full resolution."""
+        if way.kind == "window":
+            buckets = (Bucket(Rate(1, 1, 1), way.window),)
+        film = step.latents.transpose(2, 3).flatten(1, 2).transpose(1, 2)  # h c (s t) h w
+        height, width = film.shape[-2] // 2, film.shape[-1] // 2
+        tokens, positions = [], []
+        for span in packed_spans(film.shape[2], buckets):
+            piece = film[:, :, span.first : span.stop]
+            whole = span.rate.volume == 1
+            pack = model.project if whole else self.packers[str(span.rate)]
+            tokens.append(as_tokens(pack(piece)) if whole else pack(piece))
+            # the newest segment ends at time 0
+            start = span.first - film.shape[2]
+            places = memory_positions(span.grid(height, width), span.rate, "ceil", start)
+            positions.append(places.expand(len(plans), -1, -1))
+        return MemoryTokens(torch.cat(tokens, dim=1), torch.cat(positions, dim=1))
