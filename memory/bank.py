@@ -28,9 +28,9 @@ class MemoryPiece:
 
     A token is the video model's own projection of `low` (latents `c t h w` in the model's input
     space) plus `fine` (`n d`); either may be missing, not both. `low` is projected by the model
-    that reads the memory, so that both experts of Wan 2.2 get tokens of their own. `hidden` (n w) are
-    the encoder's last states for cross-attention. `positions` (n 3) count from the entry's first
-    latent frame. `key` is a hash of all that the tensors follow from.
+    that reads the memory, so that both experts of Wan 2.2 get tokens of their own. `hidden` (n w)
+    are the encoder's last states for cross-attention. `positions` (n 3) count from the entry's
+    first latent frame. `key` is a hash of all that the tensors follow from.
     """
 
     key: str

@@ -40,9 +40,10 @@ CHANNELS = (0, 1, 2, 2, 3, 3)
 class EncoderConfig:
     """Sizes of an encoder.
 
-    `in_channels` latent channels; `inner_dim` the video model's width; `patch` its patch size (time,
-    height, width); `attention_cells` how many cells back a cell's attention looks, its own included;
-    `caption_dim` the width of the text states that a segment's caption comes in, 0 for none.
+    `in_channels` latent channels; `inner_dim` the video model's width; `patch` its patch size
+    (time, height, width); `attention_cells` how many cells back a cell's attention looks, its own
+    included; `caption_dim` the width of the text states that a segment's caption comes in, 0 for
+    none.
     """
 
     in_channels: int
@@ -183,7 +184,7 @@ class HistoryEncoder(nn.Module):
             latents = torch.cat([state.pending, latents], dim=2)
         whole = latents.shape[2] // self.config.rate.time * self.config.rate.time
         pending = latents[:, :, whole:]
-        state = replace(state, pending=pending if pending.shape[2] else None)
+        state = replace(state, pending=pending.clone() if pending.shape[2] else None)
         if not whole:
             return None, state
         return self._cells(state, latents[:, :, :whole], caption, caption_start)
@@ -245,7 +246,7 @@ class HistoryEncoder(nn.Module):
             else state.contexts[index]
         )
         x = torch.cat([context, x], dim=2)
-        kept = x[:, :, x.shape[2] - behind :]
+        kept = x[:, :, x.shape[2] - behind :].clone()  # a view would hold on to all of x
         return F.silu(conv(F.pad(x, (1, 1, 1, 1)))), kept
 
 
@@ -307,7 +308,8 @@ class CellAttention(nn.Module):
         joined = torch.stack(mixed, dim=1).transpose(2, 3).reshape(b, t, h * w, c)
         moments = moments + self.out(joined)
         first = max(0, k.shape[1] - (look_back - 1))
-        return moments.view(b, t, h, w, c).permute(0, 4, 1, 2, 3), k[:, first:], v[:, first:]
+        newest = k[:, first:].clone(), v[:, first:].clone()  # views would hold on to all moments
+        return moments.view(b, t, h, w, c).permute(0, 4, 1, 2, 3), *newest
 
 
 def _moments(x: Tensor, last: int, look_back: int) -> Tensor:
