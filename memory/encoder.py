@@ -215,9 +215,13 @@ class HistoryEncoder(nn.Module):
                 f"both branches must have one grid, got {tuple(base.shape[2:])} of low resolution "
                 f"and {tuple(hidden.shape[2:])} of high"
             )
+        return as_tokens(base) + self.fine(hidden)
+
+    def fine(self, hidden: Tensor) -> Tensor:
+        """The gated high-resolution branch alone, `b n d`: what is added to the other one."""
         normed = self.norm(hidden.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         fine = as_tokens(self.proj(normed))
-        return as_tokens(base) + self.gate.to(fine.device, fine.dtype) * fine
+        return self.gate.to(fine.device, fine.dtype) * fine
 
     def _cells(
         self, state: EncoderState, latents: Tensor, caption: Tensor | None, caption_start: int

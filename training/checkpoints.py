@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq")
+OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq", "step")
+"""`step` counts a parameter's own updates: fewer than the training's where it is not always used."""
 
 
 def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -80,9 +81,24 @@ def load_checkpoint(
             parameter.copy_(file.get_tensor(f"weights.{name}"))
             average.values[name].copy_(file.get_tensor(f"average.{name}"))
             if optimiser is not None and f"exp_avg.{name}" in names:
-                slots = {slot: file.get_tensor(f"{slot}.{name}") for slot in OPTIMISER_SLOTS}
-                optimiser.state[parameter] = {"step": torch.tensor(float(step)), **slots}
+                slots = {
+                    slot: file.get_tensor(f"{slot}.{name}")
+                    for slot in OPTIMISER_SLOTS
+                    if f"{slot}.{name}" in names
+                }
+                state = {"step": torch.tensor(float(step)), **slots}
+                for slot in ("exp_avg", "exp_avg_sq"):
+                    state[slot] = state[slot].to(parameter.device)
+                optimiser.state[parameter] = state
     return step
+
+
+def load_average(path: Path, module: nn.Module) -> int:
+    """Give what is trained its averaged values, in place; returns the number of finished steps."""
+    with safe_open(path, "pt") as file, torch.no_grad():
+        for name, parameter in trained_parameters(module):
+            parameter.copy_(file.get_tensor(f"average.{name}"))
+        return int(file.metadata()["step"])
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int, decay_from: float) -> float:

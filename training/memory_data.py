@@ -2,14 +2,17 @@
 
 A story is one safetensors file: `latents` s c t h w in the model's input space, `low.RATE`
 s c cells h w (a small picture per cell, see memory/rates.py: cell_frames), `text` s n d. All
-segments of a folder have one shape.
+segments of a folder have one shape. Where the metadata key `text_tokens` is greater than n, the
+model reads zeros behind the text states, as Wan does (diffusers, WanPipeline): they are not stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,7 +27,11 @@ class StoryFolder:
         paths = sorted(folder.glob("story_*.safetensors"))[:limit]
         if not paths:
             raise ValueError(f"{folder} holds no encoded stories (story_*.safetensors)")
-        self.stories = [load_file(path) for path in paths]
+        self.stories = [load_file(path) for path in paths]  # mapped, read when used
+        with safe_open(paths[0], "pt") as file:
+            metadata = file.metadata() or {}
+        tokens = self.stories[0]["text"].shape[1]
+        self.text_tokens = int(metadata.get("text_tokens", tokens))
 
     def __len__(self) -> int:
         return len(self.stories)
@@ -43,6 +50,12 @@ class StoryFolder:
     def text_dim(self) -> int:
         return int(self.stories[0]["text"].shape[-1])
 
+    def text(self, story: dict[str, Tensor], segments: list[int]) -> Tensor:
+        """Text states `s n d` of these segments, as long as the model reads them."""
+        states = story["text"][segments].float()
+        missing = self.text_tokens - states.shape[1]
+        return F.pad(states, (0, 0, 0, missing)) if missing > 0 else states
+
 
 @dataclass(frozen=True)
 class StepTensors:
@@ -58,6 +71,16 @@ class StepTensors:
     start: Tensor
     history: Tensor
     known: Tensor
+
+    def to(self, device: torch.device) -> "StepTensors":
+        """The same step on a device."""
+        moved = {
+            field.name: getattr(self, field.name).to(device)
+            for field in fields(self)
+            if field.name != "low"
+        }
+        low = {rate: value.to(device) for rate, value in self.low.items()}
+        return StepTensors(**moved, low=low)
 
 
 def step_tensors(
@@ -81,14 +104,14 @@ def step_tensors(
     low = {rate: value.float() for rate, value in low.items()}
     if plan.task == "frames":
         latents, low = _masked(plan, latents, low, generator)
-    captions = torch.stack([story["text"][segments] for story, segments in chosen]).float()
+    captions = torch.stack([data.text(story, segments) for story, segments in chosen])
     targets, text, known = [], [], []
     for query in plan.queries:
         story = chosen[query.history][0]
         frames = slice(query.first, query.first + query.frames)
         targets.append(story["latents"][query.segment, :, frames].float())
         empty = empty_caption is not None and generator.uniform() < empty_share
-        text.append(empty_caption if empty else story["text"][query.segment].float())
+        text.append(empty_caption if empty else data.text(story, [query.segment])[0])
         known.append(torch.arange(query.frames) < query.prefix)
     return StepTensors(
         latents=latents,

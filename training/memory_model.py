@@ -7,14 +7,17 @@ of their own and never reach the head. Diffusers' modules are called one by one,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
-"""Linear layers of a Wan block that get a LoRA: all of them, as in AlayaWorld's recipe."""
+"""Linear layers of a Wan block that get a LoRA: all of them, as in AlayaWorld's recipe (its rank is
+256, the paper's 128)."""
 
 ROPE_THETA = 10_000.0
 """Base of Wan's rotary frequencies (diffusers, WanRotaryPosEmbed)."""
@@ -75,16 +78,17 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return torch.stack(turned, dim=-1).flatten(-2)
 
 
-class WanMemoryModel(nn.Module):
-    """A frozen WanTransformer3DModel whose LoRA is trained. Latents are in its input space."""
+class MemoryModel(nn.Module):
+    """A frozen video model of diffusers whose LoRA is trained. Latents are in its input space.
+
+    A family gives `patch_projection`, `patch`, `lora_targets` and `forward`.
+    """
+
+    lora_targets: tuple[str, ...]
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
         self.transformer = transformer.requires_grad_(False)
-        for block in transformer.blocks:
-            if next(transformer.parameters()).device.type == "cpu":
-                block.attn1.set_processor(PlainAttention())
-                block.attn2.set_processor(PlainAttention())
 
     @property
     def inner_dim(self) -> int:
@@ -96,20 +100,76 @@ class WanMemoryModel(nn.Module):
 
     @property
     def extra_channels(self) -> int:
-        """Input channels beside the noisy latent: 0 for T2V, 20 for I2V."""
+        """Input channels beside the noisy latent: 0 for T2V, 20 for Wan I2V."""
         return int(self.transformer.config.in_channels - self.transformer.config.out_channels)
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the text states that `forward` takes."""
+        return int(self.transformer.config.text_dim)
+
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        """The model's first projection, a convolution that cuts patches."""
+        raise TypeError(f"{type(self).__name__} names no patch projection")
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of one token."""
+        time, height, width = self.patch_projection.kernel_size
+        return time, height, width
 
     def add_lora(self, rank: int, name: str) -> None:
         """A new LoRA on every linear layer of the blocks; those from before are frozen."""
         from peft import LoraConfig
 
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LORA_TARGETS))
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(self.lora_targets))
         self.transformer.add_adapter(config, adapter_name=name)
+
+    def merge_lora(self) -> None:
+        """Add the LoRA to the frozen weights and remove it: the model computes the same as before.
+
+        Raises ValueError when it made a weight that is not finite.
+        """
+        self.transformer.fuse_lora(safe_fusing=True)
+        self.transformer.unload_lora()
+        self.transformer.requires_grad_(False)
 
     def project(self, low: Tensor) -> Tensor:
         """The model's own first projection of latents `b c t h w`; other channels are zero."""
         zeros = low.new_zeros(len(low), self.extra_channels, *low.shape[2:])
-        return self.transformer.patch_embedding(torch.cat([low, zeros], dim=1))
+        return self.patch_projection(torch.cat([low, zeros], dim=1))
+
+    def run_block(self, block: Callable[..., Any], *arguments: Any) -> Any:
+        """Call one block, its activations computed again in the backward pass where that is on."""
+        if torch.is_grad_enabled() and self.transformer.gradient_checkpointing:
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
+
+
+class WanMemoryModel(MemoryModel):
+    """WanTransformer3DModel: 2.1 T2V, 2.2 T2V and I2V, TI2V-5B.
+
+    Raises ValueError for a model that also reads image embeddings (Wan 2.1 I2V).
+    """
+
+    lora_targets = LORA_TARGETS
+
+    def __init__(self, transformer: Any) -> None:
+        if transformer.config.image_dim is not None:
+            raise ValueError(
+                "this Wan model reads image embeddings (image_dim "
+                f"{transformer.config.image_dim}), which no story holds: take a T2V model or Wan 2.2"
+            )
+        super().__init__(transformer)
+        for block in transformer.blocks:
+            if next(transformer.parameters()).device.type == "cpu":
+                block.attn1.set_processor(PlainAttention())
+                block.attn2.set_processor(PlainAttention())
+
+    @property
+    def patch_projection(self) -> nn.Conv3d:
+        return self.transformer.patch_embedding
 
     def forward(
         self,
@@ -136,7 +196,7 @@ class WanMemoryModel(nn.Module):
         rotary = rotary_tables(torch.cat(positions, dim=1), self.head_dim)
         memory = memory.to(x.dtype)
         for block in model.blocks:
-            memory, x = _block(block, memory, x, states, modulations, rotary)
+            memory, x = self.run_block(_block, block, memory, x, states, modulations, rotary)
         shift, scale = (model.scale_shift_table + embedded.unsqueeze(1)).chunk(2, dim=1)
         x = model.proj_out((model.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
         return _unpatchify(x, (frames, height, width), model.config.patch_size)

@@ -69,7 +69,8 @@ class StepShape:
     """How large a step is.
 
     `slots` is the longest time line in segments, `prefix_share` how often a shot knows its first
-    two latent frames.
+    two latent frames. `ordered` histories are neighbours in the order of their film, and a shot is
+    the segment after them: for films, where the demo's stories may be shown in any order.
     """
 
     histories: int = 4
@@ -79,21 +80,36 @@ class StepShape:
     segment_latent_frames: int = 6
     prefix_share: float = 0.25
     prefix: int = 2
+    ordered: bool = False
 
 
 def draw_step(
     task: Task, shape: StepShape, stories: int, story_segments: int, generator: np.random.Generator
 ) -> StepPlan:
-    """Draw a step; the same generator gives the same step. Histories of a step are equally long."""
+    """Draw a step; the same generator gives the same step. Histories of a step are equally long.
+
+    Raises ValueError when the stories are too short for the shape.
+    """
     most = story_segments if task == "frames" else story_segments - 1
+    if most < shape.segments[0]:
+        raise ValueError(
+            f"a history of {shape.segments[0]} segments needs stories of more than that, they have "
+            f"{story_segments}"
+        )
     count = int(generator.integers(shape.segments[0], min(shape.segments[1], most) + 1))
     run = int(generator.choice(RUN_LENGTHS, p=RUN_SHARES))
+    run = min(run, shape.segment_latent_frames)
     histories, queries = [], []
     for index in range(shape.histories):
-        order = [int(i) for i in generator.permutation(story_segments)]
-        total = int(generator.integers(count, max(count, shape.slots) + 1))
-        slots = sorted(int(i) for i in generator.permutation(total)[:count])
-        slots[-1] = total - 1  # the newest segment is what came right before
+        if shape.ordered:
+            first = int(generator.integers(most - count + 1))
+            order, total = list(range(first, min(first + count + 1, story_segments))), count
+            slots = list(range(count))
+        else:
+            order = [int(i) for i in generator.permutation(story_segments)]
+            total = int(generator.integers(count, max(count, shape.slots) + 1))
+            slots = sorted(int(i) for i in generator.permutation(total)[:count])
+            slots[-1] = total - 1  # the newest segment is what came right before
         plan = HistoryPlan(
             int(generator.integers(stories)), tuple(order[:count]), tuple(slots), total
         )

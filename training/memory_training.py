@@ -31,7 +31,7 @@ from .checkpoints import (
     trained_parameters,
 )
 from .memory_data import StepTensors, StoryFolder, step_tensors
-from .memory_model import WanMemoryModel
+from .memory_model import MemoryModel
 from .memory_plan import StepPlan, StepShape, Task, draw_step
 from .memory_ways import MemoryWays, Way
 from .video_training import TIMESTEP_SCALE, concat_channels
@@ -80,7 +80,7 @@ class MemoryTrainer(nn.Module):
     """Model and ways as one module, so that a launcher may wrap it; forward gives the loss."""
 
     def __init__(
-        self, model: WanMemoryModel, ways: MemoryWays, grey: Tensor | None, noise_shift: float
+        self, model: MemoryModel, ways: MemoryWays, grey: Tensor | None, noise_shift: float
     ) -> None:
         super().__init__()
         self.model, self.ways, self.noise_shift = model, ways, noise_shift
@@ -97,15 +97,17 @@ class MemoryTrainer(nn.Module):
         """Mean squared error of the velocity of the frames that are asked for.
 
         `swapped` gives every query the memory of the next history: what the loss gains by that is
-        what the memory is worth.
+        what the memory is worth. Noise is drawn on the CPU: every kind of device sees the same.
         """
+        device = next(self.parameters()).device
+        step = step.to(device)
         memory = self.ways(way, self.model, step, plan.histories)
         whose = (
             step.history.roll(len(step.history) // len(plan.histories)) if swapped else step.history
         )
-        uniform = torch.rand(len(step.targets), generator=generator)
+        uniform = torch.rand(len(step.targets), generator=generator).to(device)
         sigma = self.noise_shift * uniform / (1 + (self.noise_shift - 1) * uniform)
-        noise = torch.randn(step.targets.shape, generator=generator)
+        noise = torch.randn(step.targets.shape, generator=generator).to(device)
         mixed = torch.lerp(step.targets, noise, sigma.view(-1, 1, 1, 1, 1))
         velocity = self.model(
             self._with_known(mixed, step),
@@ -127,9 +129,9 @@ class MemoryTrainer(nn.Module):
         known = step.known.sum(dim=1).tolist()
         channels = [
             concat_channels(clean, int(count), self.grey, None)
-            for clean, count in zip(step.targets, known, strict=True)
+            for clean, count in zip(step.targets.cpu(), known, strict=True)
         ]
-        return torch.cat([mixed, torch.stack(channels)], dim=1)
+        return torch.cat([mixed, torch.stack(channels).to(mixed.device)], dim=1)
 
 
 @torch.no_grad()
@@ -149,7 +151,7 @@ def initialise_encoder(encoder: HistoryEncoder, generator: torch.Generator, gate
 
 
 def encoder_configs(
-    config: MemoryTrainingConfig, model: WanMemoryModel, data: StoryFolder
+    config: MemoryTrainingConfig, model: MemoryModel, data: StoryFolder
 ) -> tuple[EncoderConfig, ...]:
     """Encoders that fit the model and the data."""
     return tuple(
@@ -157,7 +159,7 @@ def encoder_configs(
             in_channels=int(data.latent_shape[0]),
             inner_dim=model.inner_dim,
             rate=Rate.parse(rate),
-            patch=tuple(model.transformer.config.patch_size),
+            patch=model.patch,
             widths=config.widths,
             caption_dim=data.text_dim,
         )
@@ -215,9 +217,11 @@ def train(
 ) -> MovingAverage:
     """Train or resume in `folder`; stops early at the monotonic time `until`.
 
-    Launched by accelerate it runs on several devices or nodes; process 0 writes.
+    Launched by accelerate it runs on several devices or nodes: each draws histories of its own, the
+    gradients are averaged, process 0 writes.
     """
     torch.set_num_threads(config.threads)
+    trainer.to(accelerator.device)
     parameters = [parameter for _, parameter in trained_parameters(trainer)]
     optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     average = MovingAverage(trainer, config.average_decay)
@@ -240,7 +244,7 @@ def train(
         optimiser.step()
         average.add(trainer, step)
         losses.setdefault(f"{drawn.plan.task} {drawn.way}", []).append(loss.item())
-        last = step + 1 == config.steps or (until is not None and time.monotonic() > until)
+        last = step + 1 == config.steps or _is_over(until, accelerator)
         if accelerator.is_main_process and ((step + 1) % PROBE_EVERY == 0 or last):
             _report(step + 1, config, losses, probe(trainer, data, config, step, accelerator))
             losses = {}
@@ -250,6 +254,14 @@ def train(
         if last:
             break
     return average
+
+
+def _is_over(until: float | None, accelerator: Any) -> bool:
+    """Whether process 0 says that the time is up; all processes must stop after the same step."""
+    if until is None:
+        return False
+    over = torch.tensor(float(accelerator.is_main_process and time.monotonic() > until))
+    return bool(accelerator.reduce(over.to(accelerator.device), "sum") > 0)
 
 
 def _noise(drawn: DrawnStep) -> torch.Generator:

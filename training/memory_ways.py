@@ -17,7 +17,7 @@ from ..memory.packing import FRAMEPACK_BUCKETS, Bucket, PatchPacker, packed_span
 from ..memory.positions import memory_positions
 from ..memory.rates import Grid, Rate
 from .memory_data import StepTensors
-from .memory_model import WanMemoryModel
+from .memory_model import MemoryModel
 from .memory_plan import HistoryPlan
 
 Kind = Literal["encoder", "low", "packed", "framepack", "window", "none"]
@@ -49,34 +49,38 @@ class MemoryTokens:
 
 
 class MemoryWays(nn.Module):
-    """The trained parts of all ways."""
+    """The trained parts of all ways; `packed` without FramePack's larger patches has none."""
 
-    def __init__(self, model: WanMemoryModel, encoders: tuple[EncoderConfig, ...]) -> None:
+    def __init__(
+        self, model: MemoryModel, encoders: tuple[EncoderConfig, ...], packed: bool = True
+    ) -> None:
         super().__init__()
         channels = encoders[0].in_channels
         self.encoders = nn.ModuleDict({str(c.rate): HistoryEncoder(c) for c in encoders})
-        rates = {*(c.rate for c in encoders), *(b.rate for b in FRAMEPACK_BUCKETS)}
+        rates = (
+            {*(c.rate for c in encoders), *(b.rate for b in FRAMEPACK_BUCKETS)} if packed else ()
+        )
         self.packers = nn.ModuleDict(
             {
-                str(rate): PatchPacker(channels, model.inner_dim, rate)
+                str(rate): PatchPacker(channels, model.inner_dim, rate, model.patch)
                 for rate in sorted(rates, key=str)
             }
         )
-        patch = model.transformer.patch_embedding
+        own = model.patch_projection
         for packer in self.packers.values():
-            packer.tile(patch.weight, patch.bias)
+            packer.tile(own.weight, own.bias)
 
     def forward(
         self,
         way: Way,
-        model: WanMemoryModel,
+        model: MemoryModel,
         step: StepTensors,
         plans: tuple[HistoryPlan, ...],
         buckets: tuple[Bucket, ...] = FRAMEPACK_BUCKETS,
     ) -> MemoryTokens:
         """What each history of the step is remembered as."""
         histories, segments, _, frames, height, width = step.latents.shape
-        grid = Grid(frames, height // 2, width // 2)
+        grid = Grid(frames, height // model.patch[1], width // model.patch[2])
         if way.kind == "none":
             return MemoryTokens(
                 step.latents.new_zeros(histories, 0, model.inner_dim),
@@ -110,7 +114,7 @@ class MemoryWays(nn.Module):
     def _recent(
         self,
         way: Way,
-        model: WanMemoryModel,
+        model: MemoryModel,
         step: StepTensors,
         plans: tuple[HistoryPlan, ...],
         buckets: tuple[Bucket, ...],
@@ -119,7 +123,7 @@ class MemoryWays(nn.Module):
         if way.kind == "window":
             buckets = (Bucket(Rate(1, 1, 1), way.window),)
         film = step.latents.transpose(2, 3).flatten(1, 2).transpose(1, 2)  # h c (s t) h w
-        height, width = film.shape[-2] // 2, film.shape[-1] // 2
+        height, width = film.shape[-2] // model.patch[1], film.shape[-1] // model.patch[2]
         tokens, positions = [], []
         for span in packed_spans(film.shape[2], buckets):
             piece = film[:, :, span.first : span.stop]
