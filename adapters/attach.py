@@ -1,0 +1,183 @@
+"""Memory on a model: a clone that reads a bank of remembered tokens while it samples.
+
+The model that is given stays as it is; everything is keyed wrappers, block patches and additional
+models on the clone. One file per model family says how tokens enter it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..memory.bank import MemoryBank, MemoryPiece
+from .families import family_of
+from .hunyuan_memory import HUNYUAN_INJECTION
+from .memory_stream import ATTACHED, AttachedMemory, Injection
+from .wan_memory import WAN_INJECTION
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+INJECTIONS: tuple[Injection, ...] = (WAN_INJECTION, HUNYUAN_INJECTION)
+
+REMEMBERING_MODELS = "Wan 2.1 or 2.2 (T2V, I2V, FLF2V, VACE, TI2V-5B) or HunyuanVideo 1.0 or 1.5"
+"""What a model without injection is answered with."""
+
+
+def attach_memory(
+    model: ModelPatcher,
+    bank: MemoryBank,
+    *,
+    strength: float = 1.0,
+    segment_start_latent_frames: int | None = None,
+    patchers: Sequence[ModelPatcher] = (),
+) -> ModelPatcher:
+    """A clone of `model` that samples with the tokens of `bank`; the given model stays as it is.
+
+    `segment_start_latent_frames` is the sampled segment's first latent frame on the film's time
+    line that `bank.entries` stand on (default: the end of the bank). `strength` 0..1: 0 is the
+    model without memory, 1 the memory as trained; between them what image tokens read is the mean
+    of both, at the cost of a second attention per block. `patchers` hold the bank's tensors and are
+    loaded together with the model.
+
+    A second bank on the same clone adds to the first. Raises ValueError for a model that cannot
+    read memory, a bank of another width or latent, and a strength outside 0..1.
+    """
+    injection = injection_of(model)
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"strength of a memory must be 0 to 1, got {strength}")
+    for entry in bank.entries:
+        for piece in entry.pieces:
+            _check_piece(model, injection, piece, entry.title)
+    clone = model.clone()
+    if strength == 0.0 or bank.tokens == 0:
+        return clone
+    start = (
+        bank.latent_frames if segment_start_latent_frames is None else segment_start_latent_frames
+    )
+    _add(clone, injection, AttachedMemory(bank=bank, strength=strength, segment_start=start))
+    if patchers:
+        held = clone.get_additional_models_with_key(ATTACHED)
+        clone.set_additional_models(ATTACHED, [*held, *patchers])
+    return clone
+
+
+def injection_of(model: ModelPatcher) -> Injection:
+    """How memory enters a model. Raises ValueError by name where it cannot."""
+    for injection in INJECTIONS:
+        if injection.recognises(model):
+            return injection
+    raise ValueError(
+        f"model must be one that memory can enter, got {family_of(model).name}: "
+        f"use {REMEMBERING_MODELS}"
+    )
+
+
+def can_remember(model: ModelPatcher) -> None:
+    """Raises ValueError, naming the family and what to use instead, where memory cannot enter."""
+    injection_of(model)
+
+
+def injected_tokens(bank: MemoryBank) -> int:
+    """Tokens that a model reads beside its own when this bank is attached."""
+    return bank.tokens
+
+
+def project_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
+    """The model's own first projection of latents `b c t h w`, in its input space, to `b d t h w`.
+
+    Input channels beyond the latent's are zero. The model is loaded, so that its LoRAs count; the
+    result is on the device of `latents`, in their type.
+    """
+    injection = injection_of(model)
+    comfy.model_management.load_models_gpu([model])
+    network = model.model.diffusion_model
+    dtype = model.model.get_dtype_inference()
+    projected = injection.project(network, latents.to(device=model.load_device, dtype=dtype))
+    return projected.to(latents)
+
+
+def memory_as_noise_shape(
+    noise_shape: Sequence[int], tokens: int, patch_size: tuple[int, int, int]
+) -> list[int]:
+    """A noise shape whose number of latent cells includes `tokens` memory tokens.
+
+    Core's estimate reads the batch and the product of what follows the channels. All cells go to
+    the last axis, so that core's context windows, which shorten the time axis, find it short.
+    """
+    batch, channels, *sides = noise_shape
+    return [batch, channels, 1, 1, math.prod(sides) + tokens * math.prod(patch_size)]
+
+
+def _add(clone: ModelPatcher, injection: Injection, memory: AttachedMemory) -> None:
+    """Put a memory beside those that the clone has, strongest first."""
+    options = clone.model_options["transformer_options"]
+    attached = (*options.get(ATTACHED, ()), memory)
+    _check_agree(attached)
+    ordered = tuple(sorted(attached, key=lambda one: -one.strength))
+    clone.model_options["transformer_options"] = {**options, ATTACHED: ordered}
+    if len(attached) == 1:
+        injection.install(clone)
+        clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, ATTACHED, _prepare_with_memory)
+
+
+def _check_agree(attached: Sequence[AttachedMemory]) -> None:
+    modes = {memory.bank.rope_mode for memory in attached}
+    if len(modes) > 1:
+        raise ValueError(
+            "memories on one model must have one rope mode, got "
+            f"{' and '.join(sorted(modes))}: use encoders that were trained alike"
+        )
+    starts = {memory.segment_start for memory in attached}
+    if modes == {"history_first"} and len(starts) > 1:
+        raise ValueError(
+            "memories with the rope mode history_first must agree where the segment starts, got "
+            f"latent frames {' and '.join(map(str, sorted(starts)))}"
+        )
+
+
+def _check_piece(model: ModelPatcher, injection: Injection, piece: MemoryPiece, title: str) -> None:
+    network, tokens = model.model.diffusion_model, len(piece.positions)
+    if piece.low is None and piece.fine is None:
+        raise ValueError(
+            f"memory {title!r} ({piece.form}) must hold latents or tokens, got neither"
+        )
+    if piece.fine is not None:
+        expected = (tokens, injection.width(network))
+        _check_shape(piece.fine.weight.shape, expected, f"tokens of memory {title!r}")
+    if piece.low is None:
+        return
+    channels = int(model.get_model_object("latent_format").latent_channels)
+    shape = tuple(piece.low.weight.shape)
+    _check_shape(shape[:1], (channels,), f"latent channels of memory {title!r}")
+    sides = zip(shape[1:], injection.patch_size(network), strict=True)
+    cells = math.prod(-(-length // patch) for length, patch in sides)
+    _check_shape((cells,), (tokens,), f"cells of memory {title!r}")
+
+
+def _check_shape(got: Sequence[int], expected: Sequence[int], what: str) -> None:
+    if tuple(got) != tuple(expected):
+        raise ValueError(
+            f"{what} must be {'x'.join(map(str, expected))} for this model, got "
+            f"{'x'.join(map(str, got))}: encode the history again for it"
+        )
+
+
+def _prepare_with_memory(
+    executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, **kwargs: Any
+) -> Any:
+    """Core's wrapper around prepare_sampling: its estimate then counts the memory tokens."""
+    options = kwargs["model_options"]
+    attached = options["transformer_options"][ATTACHED]
+    shape = list(noise_shape)
+    windows = options.get("context_handler")
+    if windows is not None:
+        shape[windows.dim] = min(shape[windows.dim], windows.context_length)
+    tokens = sum(memory.bank.tokens for memory in attached)
+    patch = injection_of(model).patch_size(model.model.diffusion_model)
+    return executor(model, memory_as_noise_shape(shape, tokens, patch), conds, **kwargs)

@@ -1,0 +1,268 @@
+"""Memory tokens that run beside a video model's own sequence: what all families share.
+
+The image tokens go through the model's own blocks, unchanged in number. For each block the memory
+tokens' keys and values are added to those that its self-attention reads (through core's
+`optimized_attention_override`, which another pack's override still sees), and the memory tokens
+get their own pass over the block's layers, as clean tokens (t = 0). That equals one concatenated
+sequence with modulation per token, without such a sequence: nothing is stripped before the head,
+patches of other packs see the usual lengths, and no tensor of modulations per token exists.
+
+The state of one call lives in a copy of `transformer_options`, never on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..memory.bank import MemoryBank
+from .cache import read_cached
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+ATTACHED = "throughline_memory"
+"""Key of the attached memories in `transformer_options`, and of our wrappers."""
+
+STREAM = "throughline_memory_stream"
+"""Key of one call's state in its copy of `transformer_options`."""
+
+OVERRIDE = "optimized_attention_override"
+"""Core's key for a function that every attention of a model goes through."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttachedMemory:
+    """A bank on a model. `segment_start` is the time of the sampled segment's first latent frame.
+
+    `cross_attention` holds keys and values of the decoupled add-on by block number, or None.
+    """
+
+    bank: MemoryBank
+    strength: float
+    segment_start: int
+    cross_attention: nn.Module | None = None
+
+
+Levels = tuple[tuple[float, int], ...]
+"""(weight, how many memory tokens are seen): what image tokens read is the weighted mean."""
+
+
+def strength_levels(attached: Sequence[AttachedMemory]) -> Levels:
+    """Levels of memories that are sorted by falling strength.
+
+    A memory of strength s is seen by a share s of the mean, so 0 is the model without it and 1 the
+    whole memory; one memory at strength 1 is one level, and every further strength costs one more
+    attention of the image tokens per block.
+    """
+    levels, seen, above = [], 0, 1.0
+    for memory in attached:
+        levels.append((above - memory.strength, seen))
+        seen, above = seen + memory.bank.tokens, memory.strength
+    levels.append((above, seen))
+    return tuple((weight, count) for weight, count in levels if weight > 0.0)
+
+
+@dataclass(eq=False, kw_only=True)
+class MemoryStream:
+    """The memory tokens of one call: `tokens` (b m d) are replaced by every block.
+
+    `rope` is the model's own table for their positions, `modulation` its time embedding at t = 0.
+    """
+
+    network: Any
+    tokens: Tensor
+    rope: Tensor
+    modulation: Tensor
+    levels: Levels
+    attached: tuple[AttachedMemory, ...]
+
+
+class Injection(Protocol):
+    """How memory enters one model family."""
+
+    @property
+    def name(self) -> str: ...
+
+    def recognises(self, model: ModelPatcher) -> bool: ...
+
+    def width(self, network: Any) -> int:
+        """The model's inner width."""
+        ...
+
+    def patch_size(self, network: Any) -> tuple[int, int, int]:
+        """Latent cells of one token: time, height, width."""
+        ...
+
+    def project(self, network: Any, latents: Tensor) -> Tensor:
+        """The first projection of latents `b c t h w` to `b d t h w`; other channels are zero."""
+        ...
+
+    def install(self, model: ModelPatcher) -> None:
+        """Put the wrapper and the block patches on a clone."""
+        ...
+
+
+def memory_tokens(
+    attached: Sequence[AttachedMemory],
+    project: Callable[[Tensor], Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """All tokens `1 m d`: each piece's projected latents plus its fine part."""
+    parts = []
+    for piece in _pieces(attached):
+        token: Tensor | None = None
+        if piece.low is not None:
+            low = read_cached(piece.low, device, dtype)[None]
+            token = project(low).flatten(2).transpose(1, 2)[0]
+        if piece.fine is not None:
+            fine = read_cached(piece.fine, device, dtype)
+            token = fine if token is None else token + fine
+        parts.append(token)
+    return torch.cat(parts, dim=0)[None].to(dtype)
+
+
+def memory_times(attached: Sequence[AttachedMemory], device: torch.device) -> Tensor:
+    """Positions m 3 (time, row, column) whose time counts from the segment's first latent frame."""
+    parts = []
+    for memory in attached:
+        for entry in memory.bank.entries:
+            shift = torch.tensor([float(entry.start - memory.segment_start), 0.0, 0.0])
+            parts += [piece.positions.float().cpu() + shift for piece in entry.pieces]
+    return torch.cat(parts, dim=0).to(device)
+
+
+def _pieces(attached: Sequence[AttachedMemory]) -> list[Any]:
+    return [piece for memory in attached for entry in memory.bank.entries for piece in entry.pieces]
+
+
+def window_start(transformer_options: dict[str, Any]) -> int:
+    """Latent frames of the segment before what this call sees: 0 but for core's context windows.
+
+    A window's rotary positions begin at 0 in every window; the frame that core puts before a
+    window (`causal_window_fix`) takes that place.
+    """
+    window = transformer_options.get("context_window")
+    if window is None:
+        return 0
+    anchor = getattr(window, "causal_anchor_index", None)
+    return int(window.index_list[0] if anchor is None or anchor < 0 else anchor)
+
+
+class SharedAttention:
+    """An attention override for one block: its first self-attention also reads the memory.
+
+    While the keys of the image are at hand the memory's own queries are answered too: `output`
+    (b m d) is theirs. `tokens` is how many keys that self-attention has (None: do not look); an
+    attention of another length, such as the one to the text, passes. `queries` keeps those of the
+    attention that came right after, for the cross-attention add-on.
+    """
+
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, levels: Levels, tokens: int | None
+    ) -> None:
+        self.query, self.key, self.value = query, key, value
+        self.levels, self.tokens = levels, tokens
+        self.output: Tensor | None = None
+        self.previous: Callable[..., Tensor] | None = None
+
+    def options(self, transformer_options: dict[str, Any]) -> dict[str, Any]:
+        """Options in which this override stands before the one that was there."""
+        self.previous = transformer_options.get(OVERRIDE)
+        return {**transformer_options, OVERRIDE: self}
+
+    def __call__(
+        self,
+        attention: Callable[..., Tensor],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        heads: int,
+        mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        run = attention if self.previous is None else partial(self.previous, attention)
+        if self.output is not None or (self.tokens is not None and k.shape[-2] != self.tokens):
+            return run(q, k, v, heads, mask=mask, **kwargs)
+        own, count = k.shape[-2], self.key.shape[-2]
+        k, v = torch.cat([k, self.key], dim=-2), torch.cat([v, self.value], dim=-2)
+        memory_mask = _memory_mask(mask, q.shape[-2], count)
+        self.output = run(self.query, k, v, heads, mask=memory_mask, **kwargs)
+        mixed: Tensor | None = None
+        for weight, seen in self.levels:
+            part = run(
+                q,
+                k[..., : own + seen, :],
+                v[..., : own + seen, :],
+                heads,
+                mask=_widen(mask, seen),
+                **kwargs,
+            )
+            if weight == 1.0:
+                return part
+            mixed = part * weight if mixed is None else mixed.add_(part, alpha=weight)
+        assert mixed is not None  # levels sum to 1
+        return mixed
+
+    def attended(self, block: int) -> Tensor:
+        """What the memory's queries read. Raises ValueError when no attention was seen."""
+        if self.output is None:
+            raise ValueError(
+                f"memory enters through ComfyUI's attention, and block {block} did not use it: "
+                "another node replaced its self-attention; remove that node or the memory"
+            )
+        return self.output
+
+
+def _widen(mask: Tensor | None, count: int) -> Tensor | None:
+    """An attention mask over `count` more keys that everyone may read."""
+    if mask is None or count == 0:
+        return mask
+    return F.pad(mask, (0, count), value=1.0 if mask.dtype == torch.bool else 0.0)
+
+
+def _memory_mask(mask: Tensor | None, queries: int, count: int) -> Tensor | None:
+    """The mask of the memory's queries: that of all queries, nothing where each has its own."""
+    if mask is None or (mask.ndim > 1 and mask.shape[-2] == queries and queries > 1):
+        return None
+    return _widen(mask, count)
+
+
+BlockRun = Callable[[Any, int, dict[str, Any], Callable[..., Any]], dict[str, Any]]
+"""One block with memory: (stream, block number, args, original block) gives core's result."""
+
+
+def replace_blocks(model: ModelPatcher, kind: str, blocks: int, run: BlockRun) -> None:
+    """Put a patch on every block of a kind; one that was there before runs around ours."""
+    options = model.model_options.get("transformer_options", {})
+    before = options.get("patches_replace", {}).get("dit", {})
+    for index in range(blocks):
+        patch = partial(_patched_block, index, run, before.get((kind, index)))
+        model.set_model_patch_replace(patch, "dit", kind, index)
+
+
+def _patched_block(
+    index: int,
+    run: BlockRun,
+    before: Callable[..., Any] | None,
+    args: dict[str, Any],
+    extra: dict[str, Any],
+) -> dict[str, Any]:
+    ours = partial(_with_memory, index, run, extra["original_block"])
+    return ours(args) if before is None else before(args, {**extra, "original_block": ours})
+
+
+def _with_memory(
+    index: int, run: BlockRun, original_block: Callable[..., Any], args: dict[str, Any]
+) -> dict[str, Any]:
+    stream = args["transformer_options"].get(STREAM)
+    if stream is None:
+        return original_block(args)
+    return run(stream, index, args, original_block)

@@ -1,0 +1,177 @@
+"""Memory in Wan 2.1 and 2.2 (T2V, I2V, FLF2V, VACE, TI2V-5B), as core's WanModel runs it.
+
+Wan's rotary code is relative and its text has no positions, so both rope modes are one: shifting
+the segment and its memory together changes nothing. What counts is the time between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.ldm.common_dit
+import comfy.model_management
+import torch
+from comfy.ldm.flux.math import apply_rope1
+from comfy.ldm.wan.model import CameraWanModel, VaceWanModel, WanModel, sinusoidal_embedding_1d
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .memory_stream import (
+    ATTACHED,
+    STREAM,
+    Injection,
+    MemoryStream,
+    SharedAttention,
+    memory_times,
+    memory_tokens,
+    replace_blocks,
+    strength_levels,
+    window_start,
+)
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+NETWORKS = (WanModel, VaceWanModel, CameraWanModel)
+"""Classes whose block loop is core's plain one. Their subclasses have loops of their own."""
+
+
+@dataclass(eq=False, kw_only=True)
+class WanStream(MemoryStream):
+    """`image_context` is how many of the context's tokens are image tokens, None without any."""
+
+    image_context: int | None
+
+
+@dataclass(frozen=True)
+class WanInjection:
+    """All Wan models whose network is one of NETWORKS."""
+
+    name: str = "Wan"
+
+    def recognises(self, model: ModelPatcher) -> bool:
+        return type(model.model.diffusion_model) in NETWORKS
+
+    def width(self, network: Any) -> int:
+        return int(network.dim)
+
+    def patch_size(self, network: Any) -> tuple[int, int, int]:
+        time, height, width = network.patch_size
+        return int(time), int(height), int(width)
+
+    def project(self, network: Any, latents: Tensor) -> Tensor:
+        latents = comfy.ldm.common_dit.pad_to_patch_size(latents, network.patch_size)
+        missing = network.patch_embedding.weight.shape[1] - latents.shape[1]
+        zeros = latents.new_zeros(len(latents), missing, *latents.shape[2:])
+        projected = network.patch_embedding(torch.cat([latents, zeros], dim=1).float())
+        return projected.to(latents.dtype)
+
+    def install(self, model: ModelPatcher) -> None:
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, ATTACHED, _call_with_memory)
+        blocks = len(model.model.diffusion_model.blocks)
+        replace_blocks(model, "double_block", blocks, _run_block)
+
+
+WAN_INJECTION: Injection = WanInjection()
+
+
+def _call_with_memory(
+    executor: Any,
+    x: Tensor,
+    timestep: Tensor,
+    context: Tensor,
+    clip_fea: Tensor | None,
+    time_dim_concat: Tensor | None,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> Tensor:
+    """Core's wrapper around WanModel.forward: gives the call its memory stream."""
+    stream = _new_stream(executor.class_obj, x, clip_fea, transformer_options, kwargs)
+    options = {**transformer_options, STREAM: stream}
+    return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+
+def _new_stream(
+    network: Any,
+    x: Tensor,
+    clip_fea: Tensor | None,
+    transformer_options: dict[str, Any],
+    kwargs: dict[str, Any],
+) -> WanStream:
+    attached = transformer_options[ATTACHED]
+    tokens = memory_tokens(
+        attached, lambda low: WAN_INJECTION.project(network, low), x.device, x.dtype
+    )
+    positions = memory_times(attached, x.device)
+    positions[:, 0] -= window_start(transformer_options)
+    if network.ref_conv is not None and "reference_latent" in kwargs:
+        positions[:, 0] += 1  # the reference stands at time 0, the segment behind it
+    positions = _scaled(positions, transformer_options.get("rope_options"))
+    return WanStream(
+        network=network,
+        tokens=tokens.expand(len(x), -1, -1),
+        rope=network.rope_embedder(positions[None]).movedim(1, 2),
+        modulation=_clean_modulation(network, x),
+        levels=strength_levels(attached),
+        attached=attached,
+        image_context=None if clip_fea is None else clip_fea.shape[-2],
+    )
+
+
+def _scaled(positions: Tensor, rope_options: dict[str, float] | None) -> Tensor:
+    """Positions under core's `rope_options`, as `WanModel.rope_encode` stretches the segment's."""
+    if rope_options is None:
+        return positions
+    axes = "tyx"
+    scale = [rope_options.get(f"scale_{axis}", 1.0) for axis in axes]
+    shift = [rope_options.get(f"shift_{axis}", 0.0) for axis in axes]
+    return positions * positions.new_tensor(scale) + positions.new_tensor(shift)
+
+
+def _clean_modulation(network: Any, x: Tensor) -> Tensor:
+    """The time projection `1 6 d` at t = 0."""
+    zero = torch.zeros(1, device=x.device)
+    embedded = network.time_embedding(sinusoidal_embedding_1d(network.freq_dim, zero).to(x.dtype))
+    return network.time_projection(embedded).unflatten(1, (6, network.dim))
+
+
+def _run_block(
+    stream: WanStream,
+    index: int,
+    args: dict[str, Any],
+    original_block: Callable[..., Any],
+) -> dict[str, Any]:
+    """One WanAttentionBlock: core's own over the image, ours over the memory."""
+    block, memory = stream.network.blocks[index], stream.tokens
+    own = comfy.model_management.cast_to(block.modulation, dtype=memory.dtype, device=memory.device)
+    table = (own + stream.modulation).chunk(6, dim=1)
+    shared = _shared_attention(stream, block, memory, table, args["img"].shape[1])
+    options = args["transformer_options"]
+    result = original_block({**args, "transformer_options": shared.options(options)})
+    attended = block.self_attn.o(shared.attended(index))
+    memory = torch.addcmul(memory, attended, table[2])
+    memory = memory + block.cross_attn(
+        block.norm3(memory),
+        args["txt"],
+        context_img_len=stream.image_context,
+        transformer_options=options,
+    )
+    fed = block.ffn(torch.addcmul(table[3], block.norm2(memory), 1 + table[4]))
+    stream.tokens = torch.addcmul(memory, fed, table[5])
+    return result
+
+
+def _shared_attention(
+    stream: WanStream, block: Any, memory: Tensor, table: tuple[Tensor, ...], image_tokens: int
+) -> SharedAttention:
+    """The memory's queries, keys and values (b m d) in this block."""
+    attention = block.self_attn
+    normed = torch.addcmul(table[0], block.norm1(memory.contiguous()), 1 + table[1])
+    heads = (*memory.shape[:2], attention.num_heads, attention.head_dim)
+    query = apply_rope1(attention.norm_q(attention.q(normed)).view(heads), stream.rope)
+    key = apply_rope1(attention.norm_k(attention.k(normed)).view(heads), stream.rope)
+    return SharedAttention(
+        query.flatten(2), key.flatten(2), attention.v(normed), stream.levels, image_tokens
+    )

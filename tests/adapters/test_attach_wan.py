@@ -1,0 +1,73 @@
+"""Memory in Wan equals one concatenated sequence with a modulation per token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from .memory_banks import call_model, random_bank, slow_positions, slow_tokens
+from .slow_memory import slow_wan
+
+TOLERANCE = 1e-5
+PATCH = (1, 2, 2)
+CHANNELS = {"wan_ti2v": 48}
+"""Latent channels where they are not 16."""
+
+SIZES = {"even": (2, 4, 6), "odd": (3, 5, 7), "one frame": (1, 3, 5)}
+
+
+def inputs(name: str, model: Any, size: tuple[int, int, int], seed: int = 3) -> list[Tensor]:
+    """A batch of two: x (b c t h w), timestep, context."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = model.model.diffusion_model.patch_embedding.weight.shape[1]
+    x = torch.randn((2, channels, *size), generator=generator)
+    context = torch.randn((2, 7, 24), generator=generator)
+    return [x, torch.tensor([820.0, 820.0]), context]
+
+
+def clip_features(name: str) -> Tensor | None:
+    """Image tokens of the classes that read a CLIP picture: two of them for FLF2V."""
+    pictures = {"wan_i2v": 257, "wan_flf2v": 514}.get(name)
+    if pictures is None:
+        return None
+    return torch.randn((2, pictures, 1280), generator=torch.Generator().manual_seed(5))
+
+
+def project(network: Any) -> Any:
+    """Core's patch embedding of latents c t h w with zeros in the channels they do not have."""
+    channels = network.patch_embedding.weight.shape[1]
+
+    def projected(low: Tensor) -> Tensor:
+        full = torch.zeros(1, channels, *low.shape[1:])
+        full[0, : len(low)] = low
+        return network.patch_embedding(full)[0]
+
+    return projected
+
+
+@pytest.mark.parametrize("rope_mode", ["history_negative", "history_first"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("name", ["wan_t2v", "wan_i2v", "wan22_i2v", "wan_flf2v", "wan_ti2v"])
+def test_memory_is_one_sequence(
+    name: str, size: tuple[int, int, int], rope_mode: Any, tiny: Any
+) -> None:
+    from throughline.adapters.attach import attach_memory
+
+    model = tiny.FAMILIES[name].model()
+    network = model.model.diffusion_model
+    bank = random_bank(48, CHANNELS.get(name, 16), PATCH, rope_mode=rope_mode)
+    given = inputs(name, model, size)
+    pictures = clip_features(name)
+    made = call_model(attach_memory(model, bank), *given, clip_fea=pictures)
+    start = float(bank.latent_frames)
+    shift, first = (-start, 0.0) if rope_mode == "history_negative" else (0.0, start)
+    with torch.no_grad():
+        tokens = slow_tokens([bank], project(network))
+        slow = slow_wan(network, *given, tokens, slow_positions([bank], shift), first, pictures)
+    assert bank.tokens == 15
+    torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
+    plain = call_model(model, *given, clip_fea=pictures)
+    assert float((made - plain).abs().max()) > 100 * TOLERANCE
