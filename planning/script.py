@@ -130,11 +130,11 @@ def _read_definition(draft: _Draft, span: Span, match: re.Match[str]) -> None:
     body, *extras = span.cut(match.end()).split(_EXTRAS_APART)
     if body.text.startswith("//"):
         raise body.error(NO_COMMENT)
-    refs, pin = _definition_extras(extras, kind)
+    refs, pin, lora = _definition_extras(extras, kind)
     with span.placed():
         if kind == "character":
             draft.known.characters[name.text.casefold()] = Character(
-                name=name.text, description=body.text, refs=refs, pin=pin
+                name=name.text, description=body.text, refs=refs, pin=pin, lora=lora
             )
         else:
             draft.known.locations[name.text.casefold()] = Location(
@@ -142,13 +142,14 @@ def _read_definition(draft: _Draft, span: Span, match: re.Match[str]) -> None:
             )
 
 
-def _definition_extras(extras: list[Span], kind: str) -> tuple[tuple[str, ...], bool]:
-    """What stands behind each `|`: reference pictures, and for a character whether it is pinned."""
-    accepted = ("ref", "pin") if kind == "character" else ("ref",)
+def _definition_extras(extras: list[Span], kind: str) -> tuple[tuple[str, ...], bool, str]:
+    """What stands behind each `|`: reference pictures, and for a character whether it is pinned
+    and its LoRAs."""
+    accepted = ("ref", "pin", "lora") if kind == "character" else ("ref",)
     given: dict[str, Span] = {}
     for extra in extras:
         word, colon, _ = extra.text.partition(":")
-        key = {"refs": "ref"}.get(word.strip().lower(), word.strip().lower())
+        key = {"refs": "ref", "loras": "lora"}.get(word.strip().lower(), word.strip().lower())
         if not colon or key not in accepted:
             raise extra.error(
                 f"after '|' a {kind} accepts {listed([f'{one}: ...' for one in accepted])}, "
@@ -161,7 +162,11 @@ def _definition_extras(extras: list[Span], kind: str) -> tuple[tuple[str, ...], 
     pin = given.get("pin")
     if pin is not None and pin.text.lower() not in ("yes", "no"):
         raise pin.error(f"pin must be yes or no, got {pin.text!r}")
-    return refs, pin is None or pin.text.lower() == "yes"
+    lora = given.get("lora")
+    if lora is not None:
+        with lora.placed():
+            values.check_loras(lora.text)
+    return refs, pin is None or pin.text.lower() == "yes", lora.text if lora else ""
 
 
 def _read_scene(draft: _Draft, span: Span) -> None:

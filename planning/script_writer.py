@@ -40,7 +40,8 @@ def _head(storyboard: Storyboard) -> Iterator[str]:
         if value:
             yield f"{key}: {value}"
     for character in storyboard.characters:
-        yield "@" + _definition(character) + ("" if character.pin else " | pin: no")
+        lora = f" | lora: {character.lora}" if character.lora else ""
+        yield "@" + _definition(character) + lora + ("" if character.pin else " | pin: no")
     for location in storyboard.locations:
         yield "#" + _definition(location)
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from . import storyboard as values
-from .spans import LISTED, NO_COMMENT, NUMBER, Span, file_names, real_number, value_of
+from .lists import LISTED, NUMBER
+from .spans import NO_COMMENT, Span, file_names, real_number, value_of
 from .storyboard import Character, Location, Shot
 
 OVERRIDES = (
@@ -173,7 +174,7 @@ def _override(known: Known, key: str, value: Span) -> object:
         "seed": lambda: _seed(value),
         "strength": lambda: _strength(value),
         "refs": lambda: file_names(value),
-        "lora": lambda: _file(value),
+        "lora": lambda: _loras(value),
         "audio": lambda: _file(value),
         "recall": lambda: _recall(known, value),
     }
@@ -200,6 +201,12 @@ def _strength(value: Span) -> float:
 def _file(value: Span) -> str:
     with value.placed():
         values.check_references([value.text])
+    return value.text
+
+
+def _loras(value: Span) -> str:
+    with value.placed():
+        values.check_loras(value.text)
     return value.text
 
 

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from . import storyboard as values
+from .lists import LISTED, NUMBER
 from .storyboard import StoryboardError
 
-LISTED = re.compile("[,，、]")
-NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?"
 NO_COMMENT = "a comment needs a space before its '//', got none"
 
 _REAL = re.compile(rf"[+-]?(?:{NUMBER})", re.I | re.A)

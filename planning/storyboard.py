@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .lora_words import parse_loras
 from .references import check_reference_name
 
 MAX_SECONDS = 3600.0  # one shot of an hour: above it the number is surely a slip
@@ -49,16 +50,21 @@ class StoryboardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Character:
-    """Somebody who returns. `pin`: the memory keeps the first good view of them."""
+    """Somebody who returns. `pin`: the memory keeps the first good view of them.
+
+    `lora` names LoRAs of every shot they are in, as `planning/lora_words.py` reads them.
+    """
 
     name: str
     description: str = ""
     refs: tuple[str, ...] = ()
     pin: bool = True
+    lora: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name, "character")
         check_references(self.refs)
+        check_loras(self.lora)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,8 @@ class Shot:
 
     `seconds` None: the node's own length counts. `transition` None: not marked, the node decides.
     `location` and `characters` are names defined in the storyboard. `recall`: earlier shot ids or
-    names. `caption` keeps its tags (`<Ana>` or `@Ana`). `line`: where it stood in the text, 0 when
+    names. `lora` names LoRAs as `planning/lora_words.py` reads them. `caption` keeps its tags
+    (`<Ana>` or `@Ana`). `line`: where it stood in the text, 0 when
     it came from elsewhere; it does not take part in comparisons.
     """
 
@@ -117,7 +124,8 @@ class Shot:
             raise StoryboardError(
                 f"the transition of a shot is 'cut' or 'continue', got {self.transition!r}"
             )
-        check_references((*self.refs, *filter(None, (self.lora, self.audio))))
+        check_references((*self.refs, *filter(None, (self.audio,))))
+        check_loras(self.lora)
 
     @property
     def overrides(self) -> dict[str, object]:
@@ -228,6 +236,14 @@ def check_references(names: Iterable[str]) -> None:
             raise
         except ValueError as error:
             raise StoryboardError(str(error)) from None
+
+
+def check_loras(text: str) -> None:
+    """Refuse a list of LoRAs that is not written like "coat 0.8, night"."""
+    try:
+        parse_loras(text)
+    except ValueError as error:
+        raise StoryboardError(str(error)) from None
 
 
 def check_seconds(seconds: float) -> None:

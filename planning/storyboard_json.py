@@ -31,16 +31,18 @@ def to_json(storyboard: Storyboard) -> dict[str, Any]:
         "aspect": storyboard.aspect,
         "fps": _plain(storyboard.fps),
         "global": storyboard.global_text,
-        "characters": {
-            one.name: {"desc": one.description, "refs": list(one.refs), "pin": one.pin}
-            for one in storyboard.characters
-        },
+        "characters": {one.name: _character_to_json(one) for one in storyboard.characters},
         "locations": {
             one.name: {"desc": one.description, "refs": list(one.refs)}
             for one in storyboard.locations
         },
         "shots": [_shot_to_json(shot) for shot in storyboard.shots],
     }
+
+
+def _character_to_json(one: Character) -> dict[str, Any]:
+    fields = {"desc": one.description, "refs": list(one.refs), "pin": one.pin}
+    return fields | ({"lora": one.lora} if one.lora else {})
 
 
 def _plain(number: float | None) -> float | None:
@@ -97,9 +99,9 @@ def from_json(value: object) -> Storyboard:
 
 def _character(name: str, fields: _Fields) -> Character:
     desc, refs = fields.take("desc", _text, ""), fields.take("refs", _texts, ())
-    pin = fields.take("pin", _flag, True)
+    pin, lora = fields.take("pin", _flag, True), fields.take("lora", _text, "")
     fields.end()
-    return Character(name=name, description=desc, refs=refs, pin=pin)
+    return Character(name=name, description=desc, refs=refs, pin=pin, lora=lora)
 
 
 def _location(name: str, fields: _Fields) -> Location:

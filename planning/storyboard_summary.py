@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .storyboard import Shot, Storyboard, plain_caption
 
 CAPTION_LETTERS = 60
@@ -21,14 +23,23 @@ SAMPLER_IGNORES = ("recall", "refs", "strength", "lora", "audio")
 """Settings of a shot that the long video sampler does not follow."""
 
 
-def ignored_settings(storyboard: Storyboard) -> tuple[str, ...]:
-    """Which of the script's settings the long video sampler passes over, each in words."""
-    return tuple(
+def ignored_settings(storyboard: Storyboard, follows: Collection[str] = ()) -> tuple[str, ...]:
+    """Which of the script's settings the long video sampler passes over, each in words.
+
+    `follows` are those of SAMPLER_IGNORES that it does follow in this graph, because something is
+    connected that makes it do so.
+    """
+    passed_over = [name for name in SAMPLER_IGNORES if name not in follows]
+    found = [
         f"{name} of shot {shot.id} has no effect here"
         for shot in storyboard.shots
-        for name in SAMPLER_IGNORES
+        for name in passed_over
         if getattr(shot, name) not in ((), "", None)
-    )
+    ]
+    if "lora" in passed_over:
+        people = [one.name for one in storyboard.characters if one.lora]
+        found += [f"lora of character {name} has no effect here" for name in people]
+    return tuple(found)
 
 
 def _describe_shot(storyboard: Storyboard, shot: Shot) -> str:

@@ -151,7 +151,7 @@ def test_brackets_in_any_order(
         ("@Ana = x\n@ANA = y\na", 2, 2, "'ANA' is already a character"),
         ("@Ana = x\n#ana = y\na", 2, 2, "'ana' is already a character"),
         ("@4 = x\na", 1, 2, "begins with a letter"),
-        ("@Ana = x | age: 30\na", 1, 12, "accepts ref: ..., pin: ..., got 'age: 30'"),
+        ("@Ana = x | age: 30\na", 1, 12, "accepts ref: ..., pin: ..., lora: ..., got 'age: 30'"),
         ("@Ana = x | pin: maybe\na", 1, 17, "pin must be yes or no"),
         ("@Ana = x | ref: ../ana.png\na", 1, 17, "got '../ana.png'"),
         ("a {refs: ok.png, /etc/passwd}", 1, 18, "no absolute paths, got '/etc/passwd'"),

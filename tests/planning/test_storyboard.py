@@ -142,7 +142,7 @@ SHOTS = st.builds(
     seed=st.none() | st.integers(0, 2**64 - 1),
     refs=FILES,
     strength=st.none() | st.floats(0, 10),
-    lora=st.sampled_from(["", "x.safetensors"]),
+    lora=st.sampled_from(["", "x.safetensors", "coat 0.8, night -1"]),
     audio=st.sampled_from(["", "rain.wav"]),
     keyframe_prompt=st.just("") | WORDS,
     location=st.sampled_from([None, "attic"]),
@@ -160,7 +160,14 @@ def storyboards(draw: st.DrawFn) -> Storyboard:
         shots=tuple(shots),
         title=draw(st.just("") | WORDS),
         fps=draw(st.none() | st.floats(0.5, 240)),
-        characters=(Character(name="Ana", description=draw(WORDS), pin=draw(st.booleans())),),
+        characters=(
+            Character(
+                name="Ana",
+                description=draw(WORDS),
+                pin=draw(st.booleans()),
+                lora=draw(st.sampled_from(["", "ana 0.9, hat"])),
+            ),
+        ),
         locations=(Location(name="attic", refs=draw(FILES)),),
     )
 
@@ -214,7 +221,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("shots/0/overrides/cfg", 3, "the overrides of shot 1 accepts the fields"),
         ("shots/0/overrides/strength", float("inf"), "strength must be from 0 to 10, got inf"),
         ("shots/0/overrides/refs", ["../a"], "inside ComfyUI's input folder"),
-        ("characters/Ana/age", 30, "Ana accepts the fields desc, refs, pin, got 'age'"),
+        ("characters/Ana/age", 30, "Ana accepts the fields desc, refs, pin, lora, got 'age'"),
         ("characters/4", {}, "begins with a letter"),
         ("characters/DINER", {}, "a name may be used once"),
         ("fps", 1e400, "fps must be above 0 and at most 240, got inf"),
