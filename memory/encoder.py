@@ -4,7 +4,9 @@ Pretraining Frame Preservation / TinyHistory (arXiv 2512.23851v6, section 3.1, f
 high-resolution branch of strided 3D convolutions (64-128-256-512, time first) with attention at
 the narrowest point is added to a low-resolution branch, which is the video model's own VAE,
 patchifier and first projection on the downsampled history. Kernel sizes, heads, causality and the
-gate are not stated there and are ours (inferred; AlayaWorld's derivative is close).
+gate are not stated there and are ours (inferred; AlayaWorld's derivative is close). So is the
+shortcut, one linear layer from a cell's latents to the narrowest point: with the convolutions alone
+the encoder learned to remember more slowly than one larger patch (measured, docs/log.md).
 
 Everything is causal at the granularity of a cell (`rate.time` latent frames), so that appending
 never encodes the past again: `append` continues from an `EncoderState`, and what it gives is what
@@ -55,6 +57,7 @@ class EncoderConfig:
     heads: int = 8
     attention_cells: int = 8
     caption_dim: int = 0
+    shortcut: bool = True
 
     def __post_init__(self) -> None:
         if self.patch[0] != 1:
@@ -147,13 +150,18 @@ class HistoryEncoder(nn.Module):
                 [config.in_channels, *widths], widths, config.strides, strict=False
             )
         )
+        cell = (config.rate.time, *config.spatial_stride)
+        self.shortcut = (
+            operations.Conv3d(config.in_channels, widths[-1], cell, stride=cell, **place)
+            if config.shortcut
+            else None
+        )
         self.attn = CellAttention(widths[-1], config.heads, operations, place)
         self.caption = (
             CaptionAttention(widths[-1], config.caption_dim, config.heads, operations, place)
             if config.caption_dim
             else None
         )
-        self.norm = operations.LayerNorm(widths[-1], **place)
         self.proj = operations.Conv3d(widths[-1], config.inner_dim, 1, **place)
         self.gate = nn.Parameter(torch.zeros(config.inner_dim, **place))
 
@@ -219,18 +227,19 @@ class HistoryEncoder(nn.Module):
 
     def fine(self, hidden: Tensor) -> Tensor:
         """The gated high-resolution branch alone, `b n d`: what is added to the other one."""
-        normed = self.norm(hidden.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
-        fine = as_tokens(self.proj(normed))
+        fine = as_tokens(self.proj(hidden))
         return self.gate.to(fine.device, fine.dtype) * fine
 
     def _cells(
         self, state: EncoderState, latents: Tensor, caption: Tensor | None, caption_start: int
     ) -> tuple[Tensor, EncoderState]:
-        x = fit_to_cells(latents, self.config)
+        x = fitted = fit_to_cells(latents, self.config)
         contexts = []
         for index, conv in enumerate(self.conv):
             x, context = self._convolve(conv, x, state, index)
             contexts.append(context)
+        if self.shortcut is not None:
+            x = x + self.shortcut(fitted)
         x, keys, values = self.attn(x, state.keys, state.values, self.config.attention_cells)
         if self.caption is not None and caption is not None:
             x = self.caption(x, caption, caption_start, self.config.rate.time)

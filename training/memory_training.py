@@ -144,6 +144,8 @@ def initialise_encoder(encoder: HistoryEncoder, generator: torch.Generator, gate
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
         elif parameter.ndim < 2:
             parameter.zero_()
+        elif name.startswith("shortcut"):  # keeps as much of a cell as there is room for
+            nn.init.orthogonal_(parameter.view(len(parameter), -1), generator=generator)
         else:
             gain = 1.6 if name.startswith("conv") else 1.0  # 1.6: silu halves the variance and more
             std = gain * parameter[0].numel() ** -0.5
