@@ -4,5 +4,6 @@ from comfy_api.latest import io
 
 TL_STORYBOARD = io.Custom("TL_STORYBOARD")
 TL_MEMORY = io.Custom("TL_MEMORY")
+TL_ENCODER = io.Custom("TL_ENCODER")
 TL_PLAN = io.Custom("TL_PLAN")
 TL_RUN = io.Custom("TL_RUN")

@@ -31,7 +31,11 @@ a shot of 5 s at 16 fps needs 20 new latent frames where a Wan segment with a ta
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One sampler call. Latent frames count the known ones too; `index` is 0-based."""
+    """One sampler call. Latent frames count the known ones too; `index` is 0-based.
+
+    `recalls` are the indices of the earlier segments that it remembers: None without a memory,
+    empty where the memory holds only what it was given.
+    """
 
     index: int
     shot: int
@@ -44,6 +48,7 @@ class Segment:
     negative: str
     seed: int
     take: int = 0
+    recalls: tuple[int, ...] | None = None
 
     @property
     def new_latent_frames(self) -> int:

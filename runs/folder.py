@@ -28,7 +28,7 @@ from .manifest import FILE_NAME, Manifest, SegmentRecord, manifest_to_json, read
 from .paths import run_path
 from .run import PREVIEWS, SEGMENTS, Run
 from .segment_file import StoredSegment, read_segment_file, write_segment_file
-from .states import Found, SegmentState, find_stored, segment_states
+from .states import Found, SegmentState, find_stored, recalled_content, segment_states
 
 if TYPE_CHECKING:
     from ..planning.segments import Segment
@@ -186,6 +186,11 @@ class RunFolder:
                 f"segment {index + 1} of run {self.name!r} continues segment {index}, which is not "
                 "on disk"
             )
+        recalled = recalled_content(segment, self._found)
+        if segment.recalls and recalled is None:
+            raise ValueError(
+                f"segment {index + 1} of run {self.name!r} remembers segments that are not on disk"
+            )
         stored = write_segment_file(
             self.path / SEGMENTS,
             index,
@@ -196,6 +201,7 @@ class RunFolder:
             statistics=statistics,
             seconds=seconds,
             finished_at=_utc(self._clock()),
+            recalled_content=recalled,
         )
         self._found[index] = stored
         self._write_preview(index, preview_jpeg)

@@ -11,14 +11,18 @@ import blake3
 if TYPE_CHECKING:
     from ..planning.segments import Segment
 
-POSITION_FIELDS = frozenset({"index", "shot", "shot_id", "chain"})
+POSITION_FIELDS = frozenset({"index", "shot", "shot_id", "chain", "recalls"})
 """Fields of a segment that say where it stands and change no pixel. Every other field, also one
-that is added later, is part of its key."""
+that is added later, is part of its key. Of the segments in `recalls` the keys are."""
 
 STARTS = "starts"
 """Reserved entry of the run's parameters: by kind of start ("image", "latent", "memory"), what such
 a segment starts from. It enters the keys of those segments only, so that another start image does
 not throw away the shots that start from text."""
+
+MEMORY = "memory"
+"""Reserved entry of the run's parameters: how the film is remembered. It enters the keys of the
+segments that remember something, so that the others are reused when a memory is connected."""
 
 
 def canonical(value: object, name: str = "parameters") -> Any:
@@ -59,11 +63,12 @@ def hash_json(value: object) -> str:
 
 
 def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -> tuple[str, ...]:
-    """The key of each segment: run parameters, its own, and the key of the segment it continues.
+    """The key of each segment: run parameters, its own, the key of the segment it continues, and
+    those of the segments it remembers.
 
     Raises ValueError for a first segment that starts from a tail.
     """
-    shared = {name: value for name, value in parameters.items() if name != STARTS}
+    shared = {name: value for name, value in parameters.items() if name not in (STARTS, MEMORY)}
     starts = parameters.get(STARTS, {})
     base = hash_json(shared)
     keys: list[str] = []
@@ -78,5 +83,8 @@ def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -
             if not keys:
                 raise ValueError("segment 1 cannot start from a tail: nothing comes before it")
             parent = keys[-1]
-        keys.append(hash_json([base, own, starts.get(segment.start), parent]))
+        made_from = [base, own, starts.get(segment.start), parent]
+        if segment.recalls is not None:
+            made_from += [parameters.get(MEMORY), [keys[index] for index in segment.recalls]]
+        keys.append(hash_json(made_from))
     return tuple(keys)

@@ -2,7 +2,9 @@
 
 Tensors: "latent" [1, c, t, h, w] float32, the known latent frames included; "preview" uint8 [n],
 the bytes of a JPEG (may be absent). Metadata, all text: key, content (BLAKE3 of the latent's
-bytes), parent_content ("" where it starts anew), index, statistics (JSON), seconds, finished_at.
+bytes), parent_content ("" where it starts anew), recalled_content (one hash over the contents of
+the segments that it remembers; "" or absent where it remembers none), index, statistics (JSON),
+seconds, finished_at.
 """
 
 import json
@@ -41,6 +43,7 @@ class StoredSegment:
     key: str
     content: str
     parent_content: str | None
+    recalled_content: str | None = None
     statistics: Mapping[str, Any]
     seconds: float
     finished_at: str
@@ -68,6 +71,7 @@ def write_segment_file(
     statistics: Mapping[str, Any],
     seconds: float,
     finished_at: str,
+    recalled_content: str | None = None,
 ) -> StoredSegment:
     """Write a segment atomically. `latent` is [1, c, t, h, w], contiguous float32 on the CPU."""
     content = content_hash(latent)
@@ -79,6 +83,7 @@ def write_segment_file(
         "key": key,
         "content": content,
         "parent_content": parent_content or "",
+        "recalled_content": recalled_content or "",
         "index": str(index),
         "statistics": statistics_json,
         "seconds": repr(float(seconds)),
@@ -91,6 +96,7 @@ def write_segment_file(
         key=key,
         content=content,
         parent_content=parent_content,
+        recalled_content=recalled_content,
         statistics=json.loads(statistics_json),
         seconds=float(seconds),
         finished_at=finished_at,
@@ -122,6 +128,7 @@ def read_segment_file(path: Path) -> tuple[StoredSegment, Tensor, bytes | None]:
             key=metadata["key"],
             content=metadata["content"],
             parent_content=metadata["parent_content"] or None,
+            recalled_content=metadata.get("recalled_content") or None,
             statistics=dict(canonical(json.loads(metadata["statistics"]), "statistics")),
             seconds=float(metadata["seconds"]),
             finished_at=metadata["finished_at"],

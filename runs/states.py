@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .keys import MEMORY, STARTS, hash_json
 from .manifest import Manifest, SegmentRecord
 from .segment_file import (
     KEY_DIGITS,
@@ -37,8 +38,9 @@ class SegmentState:
     """What happens to segment `index` (0-based) when the run is made, and why, in words.
 
     reused: it is on disk as planned. missing: never made. changed: made from something else.
-    damaged: its file is not whole. depends: itself as planned, but the segment it continues is made
-    again or came out different; it is reused if that one comes out the same bytes.
+    damaged: its file is not whole. depends: itself as planned, but the segment it continues, or one
+    that it remembers, is made again or came out different; it is reused if that one comes out the
+    same bytes.
     """
 
     index: int
@@ -98,6 +100,16 @@ def _verify(path: Path, key: str, latent_frames: int) -> StoredSegment | Damage:
     return stored
 
 
+def recalled_content(segment: "Segment", found: Sequence[Found]) -> str | None:
+    """One hash over the contents of the segments that a segment remembers.
+
+    None where it remembers none, or where one of them is not on disk.
+    """
+    stored = [found[index] for index in segment.recalls or ()]
+    contents = [one.content for one in stored if isinstance(one, StoredSegment)]
+    return hash_json(contents) if contents and len(contents) == len(stored) else None
+
+
 def segment_states(
     segments: Sequence["Segment"],
     keys: Sequence[str],
@@ -126,6 +138,18 @@ def _state(
         return SegmentState(index=i, status="damaged", reason=stored.reason)
     if stored is None:
         return _absent(i, segment, keys, states, parameters, before)
+    again = _recalled_again(segment, states)
+    if again is not None:
+        return SegmentState(
+            index=i,
+            status="depends",
+            reason=f"remembers segment {again}, which is made again; reused if that comes out the "
+            "same",
+        )
+    if stored.recalled_content != recalled_content(segment, found):
+        return SegmentState(
+            index=i, status="depends", reason="remembers a segment that came out different"
+        )
     if segment.start != "tail":
         return SegmentState(index=i, status="reused", reason="on disk as planned")
     parent, parent_file = states[i - 1], found[i - 1]
@@ -164,7 +188,17 @@ def _absent(
         return SegmentState(
             index=i, status="depends", reason=f"continues segment {i}, which is made again"
         )
+    again = _recalled_again(segment, states)
+    if again is not None:
+        return SegmentState(
+            index=i, status="depends", reason=f"remembers segment {again}, which is made again"
+        )
     return SegmentState(index=i, status="changed", reason="made from something else")
+
+
+def _recalled_again(segment: "Segment", states: Sequence[SegmentState]) -> int | None:
+    """Number of the first remembered segment that is made again."""
+    return next((i + 1 for i in segment.recalls or () if states[i].needs_render), None)
 
 
 def _changes(
@@ -181,8 +215,10 @@ def _changes(
             changes.append(f"{field.replace('_', ' ')} {_short(was)} -> {_short(now)}")
     for name in sorted(old.keys() | new.keys()):
         was, now = old.get(name), new.get(name)
-        if name == "starts":
+        if name == STARTS:
             was, now = (was or {}).get(segment.start), (now or {}).get(segment.start)
+        if name == MEMORY and segment.recalls is None:
+            continue
         if was != now:
             changes.append(f"{name.replace('_', ' ')} {_short(was)} -> {_short(now)}")
     return changes
