@@ -72,6 +72,7 @@ class EncoderCard:
     heads: int
     attention_cells: int
     caption_dim: int
+    shortcut: bool
     stream: Stream
     lora: str
     lora_hash: str
@@ -93,6 +94,7 @@ class EncoderCard:
             heads=self.heads,
             attention_cells=self.attention_cells,
             caption_dim=self.caption_dim,
+            shortcut=self.shortcut,
         )
 
 
@@ -144,8 +146,9 @@ def foreign_encoder(tensors: Mapping[str, Tensor]) -> str | None:
 
     AlayaWorld (alaya/memory/history_encoder.py) and CaR (wan/modules/memory_encoder.py) publish
     weights of this kind. Neither fits a model that has an adapter here: AlayaWorld's was trained
-    with LTX-2.3, without a norm before the projection and with a gate on both branches; CaR's is
-    a non-causal residual network for its own camera-controlled Wan 2.2 5B.
+    with LTX-2.3 and scales both branches by one gate, its low-resolution branch with the bias of
+    that model's projection; CaR's is a non-causal residual network for its own camera-controlled
+    Wan 2.2 5B.
     """
     bare = {key.removeprefix("history_encoder."): tensor for key, tensor in tensors.items()}
     if {"hr_stage1.conv.weight", "hr_proj.weight"} <= bare.keys():
@@ -153,9 +156,8 @@ def foreign_encoder(tensors: Mapping[str, Tensor]) -> str | None:
         width = bare["hr_proj.weight"].shape[0]
         return (
             f"is an AlayaWorld history encoder for LTX-2.3 ({channels} latent channels, width "
-            f"{width}); no model with a memory here is of that kind, and its gate and its missing "
-            "norm are not those of Throughline's encoder. Use an encoder that was trained for your "
-            "model"
+            f"{width}); no model that memory can enter here is of that kind, and its gate scales "
+            "both branches, unlike Throughline's. Use an encoder that was trained for your model"
         )
     if any(key.startswith(f"{PREFIX}hr_blocks.") for key in tensors):
         last = tensors.get(f"{PREFIX}proj_out.weight")
@@ -265,6 +267,7 @@ def _card(name: str, kind: Kind, values: _Metadata, state: Mapping[str, Tensor])
         heads=values.number("heads", int, 1, "8"),
         attention_cells=values.number("attention_cells", int, 1, "8"),
         caption_dim=values.number("caption_dim", int, 0, "0"),
+        shortcut="shortcut.weight" in state,
         stream=values.choice("stream", ("chain", "segment"), "segment"),
         lora=values.text("lora"),
         lora_hash=values.text("lora_hash"),
