@@ -276,10 +276,13 @@ def test_the_paper_layout() -> None:
         "2x2x2": (none, half, side, side, none, none),
         "2x2x1": (none, none, side, side, none, none),
     }
-    paper = EncoderConfig(in_channels=16, inner_dim=3072, rate=Rate(4, 4, 2))
-    with torch.device("meta"):
-        count = sum(p.numel() for p in HistoryEncoder(paper).parameters())
-    assert 16.1e6 < count < 16.2e6
+    counts = []
+    for shortcut in (False, True):
+        paper = EncoderConfig(in_channels=16, inner_dim=3072, rate=Rate(4, 4, 2), shortcut=shortcut)
+        with torch.device("meta"):
+            counts.append(sum(p.numel() for p in HistoryEncoder(paper).parameters()))
+    assert 16.1e6 < counts[0] < 16.2e6
+    assert counts[1] - counts[0] == 512 * 16 * 2 * 8 * 8 + 512  # ours: one linear map per cell
 
 
 @pytest.mark.parametrize(
