@@ -24,6 +24,10 @@ MEMORY = "memory"
 """Reserved entry of the run's parameters: how the film is remembered. It enters the keys of the
 segments that remember something, so that the others are reused when a memory is connected."""
 
+LORAS = "loras"
+"""Reserved entry of the run's parameters: by index of a segment, as text, the LoRAs it is made
+with, each as "digest strength". It enters the key of that segment only."""
+
 
 def canonical(value: object, name: str = "parameters") -> Any:
     """`value` as plain JSON data: tuples become lists and 4.0 becomes 4, since graphs say either.
@@ -68,8 +72,9 @@ def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -
 
     Raises ValueError for a first segment that starts from a tail.
     """
-    shared = {name: value for name, value in parameters.items() if name not in (STARTS, MEMORY)}
-    starts = parameters.get(STARTS, {})
+    reserved = (STARTS, MEMORY, LORAS)
+    shared = {name: value for name, value in parameters.items() if name not in reserved}
+    starts, loras = parameters.get(STARTS, {}), parameters.get(LORAS, {})
     base = hash_json(shared)
     keys: list[str] = []
     for segment in segments:
@@ -86,5 +91,7 @@ def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -
         made_from = [base, own, starts.get(segment.start), parent]
         if segment.recalls is not None:
             made_from += [parameters.get(MEMORY), [keys[index] for index in segment.recalls]]
+        if loras.get(str(segment.index)):
+            made_from.append({LORAS: loras[str(segment.index)]})
         keys.append(hash_json(made_from))
     return tuple(keys)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .keys import MEMORY, STARTS, hash_json
+from .keys import LORAS, MEMORY, STARTS, hash_json
 from .manifest import Manifest, SegmentRecord
 from .segment_file import (
     KEY_DIGITS,
@@ -217,6 +217,8 @@ def _changes(
         was, now = old.get(name), new.get(name)
         if name == STARTS:
             was, now = (was or {}).get(segment.start), (now or {}).get(segment.start)
+        if name == LORAS:
+            was, now = (was or {}).get(str(segment.index)), (now or {}).get(str(segment.index))
         if name == MEMORY and segment.recalls is None:
             continue
         if was != now:
