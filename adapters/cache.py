@@ -100,6 +100,7 @@ def read_cached(source: nn.Module, device: torch.device, dtype: torch.dtype) -> 
     """
     with cached_weight(source, device, dtype) as weight:
         held = source.weight
+        assert isinstance(held, Tensor)
         own = weight.device == held.device and weight.data_ptr() == held.data_ptr()
         fresh = own or held.dtype != dtype
         return weight.detach() if fresh else weight.detach().clone()

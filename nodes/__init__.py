@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from ..adapters.demo_models import register_weight_folders
-from . import assembly, demo, sampling, segment, storyboard
+from . import assembly, budget, demo, sampling, segment, storyboard
 from .routes import register_routes
 
 NODES: list[type[io.ComfyNode]] = [
@@ -12,6 +12,7 @@ NODES: list[type[io.ComfyNode]] = [
     *segment.NODES,
     *storyboard.NODES,
     *assembly.NODES,
+    *budget.NODES,
     *demo.NODES,
 ]
 

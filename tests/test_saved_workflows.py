@@ -90,6 +90,20 @@ FROZEN: dict[str, dict[str, list[str]]] = {
     },
     "ThroughlineDriftReport": {"inputs": ["run", "vae"], "outputs": ["STRING", "IMAGE", "STRING"]},
     "ThroughlineLoadDemoModels": {"inputs": [], "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"]},
+    "ThroughlineMemoryBudget": {
+        "inputs": [
+            "model",
+            "width",
+            "height",
+            "fps",
+            "seconds_per_segment",
+            "seconds_of_history",
+            "card",
+            "vae",
+            "storyboard",
+        ],
+        "outputs": ["STRING", "STRING", "INT"],
+    },
 }
 
 
