@@ -13,6 +13,7 @@ import torch
 
 from .blank import BlankClips
 from .family import Conditioning, Family, SegmentInputs
+from .lora_switch import Dress, Dressed
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -87,13 +88,15 @@ def sample_segment(
     known: torch.Tensor | None,
     seed: int,
     callback: StepCallback | None = None,
+    dress: Dress | None = None,
 ) -> torch.Tensor:
     """Sample one segment of `shape` (b c t h w) that starts with the latent frames `known`.
 
     `known` (b c k h w) is in the VAE's latent space. Returns the whole segment on the CPU, in
     float32; its first frames are `known` to the bit (a mask keeps them while sampling, but the
     latent format's scaling rounds, and samplers such as uni_pc end beside it). Interruption raises
-    core's InterruptProcessingException within one step.
+    core's InterruptProcessingException within one step. `dress` puts LoRAs on each expert
+    (adapters/lora_switch.py).
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
     latent = torch.zeros(shape, dtype=torch.float32, device="cpu")
@@ -106,11 +109,12 @@ def sample_segment(
         if done:
             samples = _resume(expert, samples, noise, float(sigmas[0]))
             samples[:, :, :num_known] = latent[:, :, :num_known]
+        dressed, wanted, unwanted = (dress or _plain)(expert, positive, negative)
         inputs = SegmentInputs(
-            model=expert, positive=positive, negative=negative, latent=samples, noise_mask=None
+            model=dressed, positive=wanted, negative=unwanted, latent=samples, noise_mask=None
         )
         if num_known:
-            inputs = family.prepare(expert, blanks, positive, negative, samples, num_known)
+            inputs = family.prepare(dressed, blanks, wanted, unwanted, samples, num_known)
         samples = comfy.sample.sample_custom(
             inputs.model,
             noise,
@@ -129,6 +133,11 @@ def sample_segment(
         done += len(sigmas) - 1
     samples[:, :, :num_known] = latent[:, :, :num_known]
     return samples
+
+
+def _plain(model: ModelPatcher, positive: Conditioning, negative: Conditioning) -> Dressed:
+    """A segment without LoRAs."""
+    return model, positive, negative
 
 
 def expert_phases(

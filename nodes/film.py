@@ -30,6 +30,7 @@ from ..planning.script import parse_storyboard
 from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
 from ..planning.storyboard import Shot, Storyboard, Transition
 from ..planning.storyboard_summary import ignored_settings
+from .film_loras import FilmLoras, plan_loras
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -82,6 +83,7 @@ class FilmRequest:
     low_noise_model: ModelPatcher | None
     switch_sigma: float | None
     start_latent_input: str | None
+    loras: Any | None
 
     @property
     def latent_input(self) -> str:
@@ -110,6 +112,7 @@ class Film:
     fps: float
     parameters: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    loras: FilmLoras = FilmLoras()
 
     def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
         return self.geometry.latent_shape(
@@ -147,6 +150,8 @@ def plan_film(request: FilmRequest) -> Film:
             takes=parse_takes(request.retakes),
         ),
     )
+    loras = plan_loras(request.loras, storyboard, request.model, request.low_noise_model)
+    followed = () if request.loras is None else ("lora",)
     return Film(
         request=request,
         family=family,
@@ -154,8 +159,9 @@ def plan_film(request: FilmRequest) -> Film:
         sampler=sampler,
         segments=segments,
         fps=fps,
-        parameters=_parameters(request, family, sampler, start),
-        warnings=(*storyboard.warnings, *ignored_settings(storyboard)),
+        parameters=_parameters(request, family, sampler, start) | loras.parameters(segments),
+        warnings=(*storyboard.warnings, *ignored_settings(storyboard, followed)),
+        loras=loras,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +156,9 @@ class FilmRenderer:
         self._film = film
         self._to_render = to_render
         self._node_id = node_id
+        self._loras = film.loras.switch(
+            film.request.model, film.request.low_noise_model, film.segments
+        )
         self._blanks = BlankClips(film.request.vae)
         self._start_blanks = BlankClips(film.request.vae, _start_pixels(film))
         self._conditioning: dict[str, Conditioning] = {}
@@ -182,19 +185,20 @@ class FilmRenderer:
 
     def sample(self, segment: Segment, known: torch.Tensor | None) -> torch.Tensor:
         """The segment's latent b c t h w, started from the latent frames `known`."""
-        film, request = self._film, self._film.request
+        film = self._film
         done = self._progress.current
         latent = sample_segment(
             film.family,
-            request.model,
+            self._loras.model,
             self._start_blanks if segment.start == "image" else self._blanks,
             self._positive(segment),
             self._negative(segment),
-            film.sampler,
+            replace(film.sampler, low_noise_model=self._loras.low_noise_model),
             film.latent_shape(segment),
             known,
             segment.seed,
             self._step_callback(segment, done),
+            self._loras.dress(film.loras.of(segment)),
         )
         self._progress.update_absolute(done + film.sampler.steps)
         return latent

@@ -1,0 +1,68 @@
+"""The LoRAs of a film: which segment is made with which, decided before anything is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..adapters.lora_switch import FittedLora, LoraSwitch, OfferedLora, fit_experts
+from ..planning.segments import Segment
+from ..planning.shot_loras import AppliedLora, loras_of_shots
+from ..planning.storyboard import Storyboard
+from ..runs.keys import LORAS
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+@dataclass(frozen=True)
+class FilmLoras:
+    """`fitted` are all connected LoRAs, `of_shots` those of each shot."""
+
+    fitted: tuple[FittedLora, ...] = ()
+    of_shots: tuple[tuple[AppliedLora, ...], ...] = ()
+
+    def of(self, segment: Segment) -> tuple[AppliedLora, ...]:
+        return self.of_shots[segment.shot] if self.of_shots else ()
+
+    def parameters(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        """The entry of the run's parameters; none where no segment has a LoRA."""
+        entries = {
+            str(segment.index): [
+                f"{self.fitted[one.index].digest} {one.strength!r}" for one in self.of(segment)
+            ]
+            for segment in segments
+            if self.of(segment)
+        }
+        return {LORAS: entries} if entries else {}
+
+    def switch(
+        self,
+        model: ModelPatcher,
+        low_noise_model: ModelPatcher | None,
+        segments: Sequence[Segment],
+    ) -> LoraSwitch:
+        """Made once for all segments of a film."""
+        applied = [self.of(segment) for segment in segments]
+        return LoraSwitch(model, low_noise_model, self.fitted, applied)
+
+
+def plan_loras(
+    loras: object,
+    storyboard: Storyboard,
+    model: ModelPatcher,
+    low_noise_model: ModelPatcher | None,
+) -> FilmLoras:
+    """Read the input `loras` (None: not connected).
+
+    Raises ValueError for another value, a name in the script that no LoRA has, and a LoRA that does
+    not fit the model, also one that no shot uses.
+    """
+    if loras is None:
+        return FilmLoras()
+    if not isinstance(loras, tuple) or not all(isinstance(one, OfferedLora) for one in loras):
+        raise ValueError(f"loras must come from a shot LoRA node, got {type(loras).__name__}")
+    of_shots = loras_of_shots(storyboard, [one.offer for one in loras])
+    fitted = tuple(fit_experts(model, low_noise_model, one) for one in loras)
+    return FilmLoras(fitted, of_shots)
