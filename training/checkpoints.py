@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq", "step")
-"""`step` counts a parameter's own updates: fewer than the training's where it is not always used."""
+"""`step` counts a parameter's own updates: fewer than all where not every step uses it."""
 
 
 def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -29,9 +29,9 @@ class StoryFolder:
             raise ValueError(f"{folder} holds no encoded stories (story_*.safetensors)")
         self.stories = [load_file(path) for path in paths]  # mapped, read when used
         with safe_open(paths[0], "pt") as file:
-            metadata = file.metadata() or {}
+            self.metadata: dict[str, str] = file.metadata() or {}
         tokens = self.stories[0]["text"].shape[1]
-        self.text_tokens = int(metadata.get("text_tokens", tokens))
+        self.text_tokens = int(self.metadata.get("text_tokens", tokens))
 
     def __len__(self) -> int:
         return len(self.stories)

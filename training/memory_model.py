@@ -19,6 +19,9 @@ LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 """Linear layers of a Wan block that get a LoRA: all of them, as in AlayaWorld's recipe (its rank is
 256, the paper's 128)."""
 
+WAN_KNOWN_CHANNELS = 20
+"""Mask (4) and known latents (16) of an I2V model, see video_training.concat_channels."""
+
 ROPE_THETA = 10_000.0
 """Base of Wan's rotary frequencies (diffusers, WanRotaryPosEmbed)."""
 
@@ -104,6 +107,11 @@ class MemoryModel(nn.Module):
         return int(self.transformer.config.in_channels - self.transformer.config.out_channels)
 
     @property
+    def takes_known(self) -> bool:
+        """Whether known latent frames come by extra channels, as in Wan I2V."""
+        return False
+
+    @property
     def text_dim(self) -> int:
         """Width of the text states that `forward` takes."""
         return int(self.transformer.config.text_dim)
@@ -150,7 +158,8 @@ class MemoryModel(nn.Module):
 class WanMemoryModel(MemoryModel):
     """WanTransformer3DModel: 2.1 T2V, 2.2 T2V and I2V, TI2V-5B.
 
-    Raises ValueError for a model that also reads image embeddings (Wan 2.1 I2V).
+    Raises ValueError for a model that also reads image embeddings (Wan 2.1 I2V) or other channels
+    than a mask and known latents.
     """
 
     lora_targets = LORA_TARGETS
@@ -158,10 +167,15 @@ class WanMemoryModel(MemoryModel):
     def __init__(self, transformer: Any) -> None:
         if transformer.config.image_dim is not None:
             raise ValueError(
-                "this Wan model reads image embeddings (image_dim "
-                f"{transformer.config.image_dim}), which no story holds: take a T2V model or Wan 2.2"
+                f"this Wan model reads image embeddings (image_dim {transformer.config.image_dim}),"
+                " which no story holds: take a T2V model or Wan 2.2"
             )
         super().__init__(transformer)
+        if self.extra_channels not in (0, WAN_KNOWN_CHANNELS):
+            raise ValueError(
+                f"a Wan model takes 0 or {WAN_KNOWN_CHANNELS} channels beside the latent, this one "
+                f"takes {self.extra_channels}"
+            )
         for block in transformer.blocks:
             if next(transformer.parameters()).device.type == "cpu":
                 block.attn1.set_processor(PlainAttention())
@@ -170,6 +184,10 @@ class WanMemoryModel(MemoryModel):
     @property
     def patch_projection(self) -> nn.Conv3d:
         return self.transformer.patch_embedding
+
+    @property
+    def takes_known(self) -> bool:
+        return self.extra_channels > 0
 
     def forward(
         self,

@@ -9,11 +9,9 @@ Conventions are core's: x_s = (1 - s) x0 + s noise, the model gets 1000 s and re
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +121,7 @@ class MemoryTrainer(nn.Module):
 
     def _with_known(self, mixed: Tensor, step: StepTensors) -> Tensor:
         """The model's input: known frames come by the concat channels of an I2V model."""
-        if self.model.extra_channels == 0:
+        if not self.model.takes_known:
             return mixed
         assert self.grey is not None
         known = step.known.sum(dim=1).tolist()
@@ -282,11 +280,12 @@ def probe(
 
     A falling loss says nothing about the memory; this does (design, section 2.1).
     """
+    shape = replace(config.shape, histories=max(2, config.shape.histories))
     found = {}
     for task, _ in config.tasks:
         for name, _ in config.ways:
             generator = np.random.default_rng([config.seed, step, 1, 2])
-            plan = draw_step(task, config.shape, len(data), data.segments, generator)
+            plan = draw_step(task, shape, len(data), data.segments, generator)
             rates = tuple(Rate.parse(rate) for rate in config.rates)
             drawn = DrawnStep(
                 Way.parse(name), plan, step_tensors(data, plan, rates, generator), step
@@ -312,3 +311,10 @@ def _report(
         for name, gain in recall.items()
     ]
     print(f"{clock} step {step}/{config.steps}: " + ", ".join(parts), flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Stage II: predict the next shot from the history, from Stage I's result on."""
+    from .memory_stages import FILM, command
+
+    return command(FILM, arguments)

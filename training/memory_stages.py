@@ -1,0 +1,328 @@
+"""The two stages of training a history encoder, as commands: on the demo's world or a real model.
+
+    python3 dev.py train encoder                                   Stage I, the demo
+    python3 dev.py train memory --ship                             Stage II, into weights/
+    python3 dev.py train encoder --model Wan2.1-T2V-1.3B-Diffusers --videos films --out trained
+
+Stage II begins with Stage I's averaged result: its LoRA is merged into the frozen model, a new one
+is trained, the encoders go on (paper v6, section 3; merging as in AlayaWorld). All stops and
+continues at checkpoints; a folder that was begun with other options is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..adapters.demo_models import WEIGHTS
+from ..memory.encoder import PAPER_WIDTHS
+from ..memory.rates import Rate
+from .checkpoints import MovingAverage, load_average, trained_parameters
+from .launch import add_launch_options, launch, make_accelerator
+from .memory_export import Provenance, export_memory, lora_factors
+from .memory_model import MemoryModel
+from .memory_plan import StepShape
+from .memory_subject import Subject, demo_subject, model_subject
+from .memory_training import (
+    MemoryTrainer,
+    MemoryTrainingConfig,
+    encoder_configs,
+    initialise_encoder,
+    train,
+)
+from .memory_ways import MemoryWays, Way
+from .story_videos import CutSettings
+from .vae_training import BUILD
+from .world import FRAMES_PER_SECOND
+
+CHECKPOINT = "checkpoint.safetensors"
+FREE_TO_CHANGE = ("steps", "threads", "stories")
+"""Settings that a training may be continued with other values of."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: the folder of its results, and what it is trained with in the demo and for real."""
+
+    name: str
+    folder: str
+    after: str | None  # the stage whose result it begins with
+    demo: MemoryTrainingConfig
+    real: MemoryTrainingConfig
+
+
+_DEMO = MemoryTrainingConfig()
+_REAL = replace(
+    _DEMO,
+    steps=20_000,
+    widths=PAPER_WIDTHS,
+    lora_rank=128,  # paper v6, section 4.1
+    # AlayaWorld, configs/stage2a_histpretrain.yaml
+    peak_learning_rate=5e-5,
+    weight_decay=1e-3,
+    gradient_clip=5.0,
+    shape=StepShape(histories=1, queries=1, segments=(3, 1000), ordered=True),
+)
+
+RETRIEVAL = Stage("encoder", "retrieval", None, _DEMO, _REAL)
+FILM = Stage(
+    "memory",
+    "film",
+    "retrieval",
+    # A share of Stage I stays in, and shots that the history holds lead over to new ones (ours:
+    # without such a bridge the memory was not read, see the design's section 2.1).
+    replace(
+        _DEMO,
+        lora_name="film",
+        tasks=(("frames", 0.2), ("repeat", 0.3), ("shot", 0.5)),
+        dropout=0.1,
+    ),
+    replace(_REAL, lora_name="film", tasks=(("frames", 0.2), ("shot", 0.8)), dropout=0.1),
+)
+
+
+def command(stage: Stage, arguments: Sequence[str]) -> int:
+    """Run a stage as `dev.py train` does; returns the exit status."""
+    options = _parser(stage).parse_args(arguments)
+    if (options.model is None) != (options.videos is None and options.stories is None):
+        raise SystemExit("--model and --videos (or --stories) go together")
+    options.stage = stage
+    launch(run, options)
+    return 0
+
+
+def _parser(stage: Stage) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"dev.py train {stage.name}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, help="a diffusers folder; nothing: the demo model")
+    parser.add_argument("--transformer", default="transformer", help="transformer_2: low noise")
+    parser.add_argument("--videos", type=Path, help="videos with captions beside them")
+    parser.add_argument("--stories", type=Path, help="encoded stories, made from the videos")
+    parser.add_argument("--out", type=Path, help="folder of the results of both stages")
+    parser.add_argument("--ship", action="store_true", help="the demo: write into weights/")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--batch", type=int, help="histories of a step, per process")
+    parser.add_argument("--rates", type=_rates, help="such as 2x2x2,4x4x2: one encoder each")
+    parser.add_argument("--rank", type=int, help="of the LoRA")
+    parser.add_argument("--widths", type=_widths, help="of the encoder, such as 64,128,256,512")
+    parser.add_argument("--seed", type=int, default=0)
+    cut = parser.add_argument_group("how videos are cut")
+    default = CutSettings()
+    cut.add_argument("--size", type=_size, default=(default.height, default.width), help="HxW")
+    cut.add_argument("--fps", type=float, default=default.fps)
+    cut.add_argument("--segment-frames", type=int, default=default.frames, help="4n+1")
+    cut.add_argument("--story-segments", type=int, default=default.segments)
+    add_launch_options(parser)
+    return parser
+
+
+def _rates(text: str) -> tuple[str, ...]:
+    return tuple(str(Rate.parse(each)) for each in text.split(","))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    widths = tuple(int(each) for each in text.split(","))
+    if len(widths) != 4:
+        raise argparse.ArgumentTypeError(f"an encoder has four widths, got {text}")
+    return widths
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train one stage on this process's device; called in every process."""
+    stage: Stage = options.stage
+    torch.set_num_threads(options.threads)
+    accelerator = make_accelerator(options)
+    out = options.out or BUILD / ("memory" if options.model is None else options.model.name)
+    defaults = stage.demo if options.model is None else stage.real
+    rates = options.rates or defaults.rates
+    if options.model is None:
+        subject = demo_subject(rates, defaults.stories, accelerator)
+    else:
+        subject = model_subject(options, rates, out / "stories", accelerator)
+    if options.gradient_checkpointing:
+        subject.model.transformer.enable_gradient_checkpointing()
+    config = stage_config(stage, options, subject)
+    folder = out / stage.folder
+    check_same_training(folder / CHECKPOINT, config)
+    earlier_lora: dict[str, Tensor] = {}
+    if stage.after is None:
+        trainer = begin(subject, config)
+    else:
+        trainer, earlier_lora = continue_from(subject, config, out / stage.after / CHECKPOINT)
+    average = train(
+        trainer,
+        subject.data,
+        folder,
+        config,
+        accelerator,
+        empty_caption=subject.empty_caption,
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    if accelerator.is_main_process:
+        for path in export(trainer, average, earlier_lora, config, subject, options, folder):
+            print(f"wrote {path}", flush=True)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def stage_config(
+    stage: Stage, options: argparse.Namespace, subject: Subject
+) -> MemoryTrainingConfig:
+    """The stage's settings with what the command line and the data say."""
+    config = stage.demo if options.model is None else stage.real
+    shape = replace(config.shape, segment_latent_frames=int(subject.data.latent_shape[1]))
+    if not subject.model.takes_known:
+        shape = replace(shape, prefix_share=0.0)
+    if options.batch is not None:
+        shape = replace(shape, histories=options.batch)
+    changes: dict[str, Any] = {"shape": shape, "seed": options.seed, "threads": options.threads}
+    changes["stories"] = len(subject.data)
+    for option, name in (("steps", "steps"), ("rank", "lora_rank"), ("widths", "widths")):
+        if getattr(options, option) is not None:
+            changes[name] = getattr(options, option)
+    if options.rates is not None or options.model is not None:
+        rates = options.rates or config.rates
+        changes["rates"] = rates
+        changes["ways"] = tuple((f"encoder {rate}", 1 / len(rates)) for rate in rates)
+    return replace(config, **changes)
+
+
+def begin(subject: Subject, config: MemoryTrainingConfig) -> MemoryTrainer:
+    """A fresh LoRA and fresh encoders on the subject's model."""
+    _add_lora(subject.model, config)
+    kinds = {Way.parse(name).kind for name, _ in config.ways}
+    packed = bool(kinds & {"packed", "framepack"})
+    ways = MemoryWays(subject.model, encoder_configs(config, subject.model, subject.data), packed)
+    generator = torch.Generator().manual_seed(config.seed)
+    for encoder in ways.encoders.values():
+        initialise_encoder(encoder, generator, config.gate)
+    return MemoryTrainer(subject.model, ways, subject.grey, config.noise_shift)
+
+
+def continue_from(
+    subject: Subject, config: MemoryTrainingConfig, checkpoint: Path
+) -> tuple[MemoryTrainer, dict[str, Tensor]]:
+    """The result of an earlier stage with its LoRA merged, a new LoRA, and the merged one.
+
+    Raises ValueError when that stage was not trained or has other rates or widths.
+    """
+    if not checkpoint.is_file():
+        raise ValueError(f"Stage II begins with Stage I's result, {checkpoint} is missing")
+    before = stored_config(checkpoint)
+    for name in ("rates", "widths"):
+        if list(before[name]) != list(getattr(config, name)):
+            raise ValueError(
+                f"Stage I was trained with {name} {before[name]}, Stage II is asked for "
+                f"{list(getattr(config, name))}"
+            )
+    earlier = replace(
+        config,
+        seed=before["seed"],
+        lora_rank=before["lora_rank"],
+        lora_name=before["lora_name"],
+        ways=tuple((name, share) for name, share in before["ways"]),
+    )
+    trainer = begin(subject, earlier)
+    load_average(checkpoint, trainer)
+    lora = {
+        name: value.detach().cpu().clone()
+        for name, value in trained_parameters(trainer)
+        if ".lora_" in name
+    }
+    subject.model.merge_lora()
+    _add_lora(subject.model, config)
+    return trainer, lora
+
+
+def export(
+    trainer: MemoryTrainer,
+    average: MovingAverage,
+    earlier_lora: dict[str, Tensor],
+    config: MemoryTrainingConfig,
+    subject: Subject,
+    options: argparse.Namespace,
+    folder: Path,
+) -> list[Path]:
+    """Write the averaged result as the files that the nodes load; gives their paths.
+
+    `folder` gets `memory_encoders/` and `loras/`, with `--ship` the pack's weights/ gets them.
+    """
+    training = json.dumps(dataclasses.asdict(config))
+    segment = config.shape.segment_latent_frames
+    if options.model is None:
+        provenance = Provenance(
+            base="throughline-demo",
+            stem="throughline_demo",
+            title="Throughline demo memory",
+            fps=float(FRAMES_PER_SECOND),
+            segment_latents=segment,
+            training=training,
+        )
+    else:
+        settings = json.loads(subject.data.metadata.get("settings", "{}"))
+        provenance = Provenance(
+            base=options.model.name.lower(),
+            stem=options.model.name.lower().replace(" ", "_"),
+            title=f"Memory of {options.model.name}",
+            fps=float(settings.get("fps", options.fps)),
+            segment_latents=segment,
+            training=training,
+        )
+    return export_memory(
+        average.values,
+        trainer.ways.encoders,
+        trainer.ways.packers,
+        WEIGHTS if options.ship else folder,
+        provenance,
+        lora_factors(earlier_lora),
+    )
+
+
+def _add_lora(model: MemoryModel, config: MemoryTrainingConfig) -> None:
+    """peft draws a LoRA from torch's global generator, which is left as it was."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        model.add_lora(config.lora_rank, config.lora_name)
+
+
+def stored_config(checkpoint: Path) -> dict[str, Any]:
+    """The settings that a checkpoint was trained with."""
+    with safe_open(checkpoint, "pt") as file:
+        return dict(json.loads(file.metadata()["training"]))
+
+
+def check_same_training(checkpoint: Path, config: MemoryTrainingConfig) -> None:
+    """Raises ValueError when a folder holds a training of other settings."""
+    if not checkpoint.is_file():
+        return
+    stored = stored_config(checkpoint)
+    given = json.loads(json.dumps(dataclasses.asdict(config)))
+    for name, value in given.items():
+        if name not in stored or name in FREE_TO_CHANGE:
+            continue
+        old = stored[name]
+        if isinstance(value, dict):
+            old, value = old, {key: value[key] for key in old}
+        if old != value:
+            raise ValueError(
+                f"{checkpoint.parent} was trained with {name} {stored[name]}, this is {value}: "
+                "give the same, or another --out"
+            )
