@@ -7,16 +7,19 @@ models on the clone. One file per model family says how tokens enter it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
+import comfy.model_patcher
+import torch
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..memory.bank import MemoryBank, MemoryPiece
 from .families import family_of
 from .hunyuan_memory import HUNYUAN_INJECTION
+from .memory_cross_attention import CrossAttention, make_cross_attention
 from .memory_stream import ATTACHED, AttachedMemory, Injection
 from .wan_memory import WAN_INJECTION
 
@@ -36,6 +39,7 @@ def attach_memory(
     strength: float = 1.0,
     segment_start_latent_frames: int | None = None,
     patchers: Sequence[ModelPatcher] = (),
+    cross_attention: Mapping[str, Tensor] | nn.Module | None = None,
 ) -> ModelPatcher:
     """A clone of `model` that samples with the tokens of `bank`; the given model stays as it is.
 
@@ -43,10 +47,12 @@ def attach_memory(
     line that `bank.entries` stand on (default: the end of the bank). `strength` 0..1: 0 is the
     model without memory, 1 the memory as trained; between them what image tokens read is the mean
     of both, at the cost of a second attention per block. `patchers` hold the bank's tensors and are
-    loaded together with the model.
+    loaded together with the model. `cross_attention` are weights of the decoupled add-on; its keys
+    and values are computed here, once.
 
-    A second bank on the same clone adds to the first. Raises ValueError for a model that cannot
-    read memory, a bank of another width or latent, and a strength outside 0..1.
+    A second bank on the same clone adds to the first. While memory is on it a compiled model runs
+    uncompiled (`_apply_uncompiled`). Raises ValueError for a model that cannot read memory, a bank
+    or weights of another width or latent, and a strength outside 0..1.
     """
     injection = injection_of(model)
     if not 0.0 <= strength <= 1.0:
@@ -57,13 +63,23 @@ def attach_memory(
     clone = model.clone()
     if strength == 0.0 or bank.tokens == 0:
         return clone
-    start = (
-        bank.latent_frames if segment_start_latent_frames is None else segment_start_latent_frames
+    start = segment_start_latent_frames
+    memory = AttachedMemory(
+        bank=bank,
+        strength=strength,
+        segment_start=bank.latent_frames if start is None else start,
+        cross_attention=_cross_attention(model, injection, bank, cross_attention),
     )
-    _add(clone, injection, AttachedMemory(bank=bank, strength=strength, segment_start=start))
-    if patchers:
-        held = clone.get_additional_models_with_key(ATTACHED)
-        clone.set_additional_models(ATTACHED, [*held, *patchers])
+    _add(clone, injection, memory)
+    held = [*clone.get_additional_models_with_key(ATTACHED), *patchers]
+    if memory.cross_attention is not None:
+        held.append(
+            comfy.model_patcher.CoreModelPatcher(
+                memory.cross_attention, model.load_device, model.offload_device
+            )
+        )
+    if held:
+        clone.set_additional_models(ATTACHED, held)
     return clone
 
 
@@ -124,6 +140,20 @@ def _add(clone: ModelPatcher, injection: Injection, memory: AttachedMemory) -> N
     if len(attached) == 1:
         injection.install(clone)
         clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, ATTACHED, _prepare_with_memory)
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, ATTACHED, _apply_uncompiled)
+
+
+def _cross_attention(
+    model: ModelPatcher,
+    injection: Injection,
+    bank: MemoryBank,
+    weights: Mapping[str, Tensor] | nn.Module | None,
+) -> CrossAttention | None:
+    if weights is None:
+        return None
+    width = injection.width(model.model.diffusion_model)
+    dtype = model.model.get_dtype_inference()
+    return make_cross_attention(weights, bank, width, model.load_device, dtype)
 
 
 def _check_agree(attached: Sequence[AttachedMemory]) -> None:
@@ -149,15 +179,22 @@ def _check_piece(model: ModelPatcher, injection: Injection, piece: MemoryPiece, 
         )
     if piece.fine is not None:
         expected = (tokens, injection.width(network))
-        _check_shape(piece.fine.weight.shape, expected, f"tokens of memory {title!r}")
+        _check_shape(_shape(piece.fine), expected, f"tokens of memory {title!r}")
     if piece.low is None:
         return
     channels = int(model.get_model_object("latent_format").latent_channels)
-    shape = tuple(piece.low.weight.shape)
+    shape = _shape(piece.low)
     _check_shape(shape[:1], (channels,), f"latent channels of memory {title!r}")
     sides = zip(shape[1:], injection.patch_size(network), strict=True)
     cells = math.prod(-(-length // patch) for length, patch in sides)
     _check_shape((cells,), (tokens,), f"cells of memory {title!r}")
+
+
+def _shape(leaf: nn.Module) -> tuple[int, ...]:
+    """The shape of a cached tensor."""
+    weight = leaf.weight
+    assert isinstance(weight, Tensor)
+    return tuple(weight.shape)
 
 
 def _check_shape(got: Sequence[int], expected: Sequence[int], what: str) -> None:
@@ -181,3 +218,14 @@ def _prepare_with_memory(
     tokens = sum(memory.bank.tokens for memory in attached)
     patch = injection_of(model).patch_size(model.model.diffusion_model)
     return executor(model, memory_as_noise_shape(shape, tokens, patch), conds, **kwargs)
+
+
+def _apply_uncompiled(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Core's wrapper around apply_model: a compiled model runs uncompiled while memory is on it.
+
+    Core's compile node tells torch never to look at `transformer_options` again
+    (`skip_torch_compile_dict`), so code that was compiled without memory would go on without it:
+    measured, a memory attached after the first segment changed nothing, without an error.
+    """
+    with torch.compiler.set_stance("force_eager"):
+        return executor(*args, **kwargs)

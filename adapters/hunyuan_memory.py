@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.ldm.common_dit
@@ -19,14 +20,17 @@ from comfy.ldm.hunyuan_video.model import HunyuanVideo
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .memory_cross_attention import add_to_patches
 from .memory_stream import (
     ATTACHED,
     STREAM,
     Injection,
     MemoryStream,
     SharedAttention,
+    has_cross_attention,
     memory_times,
     memory_tokens,
+    read_cross_attention,
     replace_blocks,
     strength_levels,
     window_start,
@@ -165,16 +169,18 @@ def _run_double(
     original_block: Callable[..., Any],
 ) -> dict[str, Any]:
     """One DoubleStreamBlock: core's own over text and image, the image's layers over the memory."""
-    block, memory = stream.network.double_blocks[index], stream.tokens
+    network, memory = stream.network, stream.tokens
+    block = network.double_blocks[index]
     first, second = block.img_mod(stream.modulation)
     normed = apply_mod(block.img_norm1(memory), 1 + first.scale, first.shift)
-    shared = _shared_attention(
-        stream, block.img_attn.qkv(normed), block.num_heads, block.img_attn.norm
-    )
-    options = args["transformer_options"]
-    changed = {"pe": _moved(stream, args["pe"], args["txt"].shape[1])}
-    result = original_block({**args, **changed, "transformer_options": shared.options(options)})
-    memory = memory + apply_mod(block.img_attn.proj(shared.attended(index)), first.gate)
+    qkv = block.img_attn.qkv(normed)
+    last = index + 1 == len(network.double_blocks) + len(network.single_blocks)
+    shared = _shared_attention(stream, qkv, block.img_attn.norm, last)
+    result = _run_original(stream, index, args, original_block, shared, args["txt"].shape[1])
+    attended = shared.attended(index)
+    if attended is None:
+        return result
+    memory = memory + apply_mod(block.img_attn.proj(attended), first.gate)
     fed = apply_mod(block.img_norm2(memory), 1 + second.scale, second.shift)
     stream.tokens = memory + apply_mod(block.img_mlp(fed), second.gate)
     return result
@@ -187,28 +193,66 @@ def _run_single(
     original_block: Callable[..., Any],
 ) -> dict[str, Any]:
     """One SingleStreamBlock: core's own over text and image, ours over the memory."""
-    block, memory = stream.network.single_blocks[index], stream.tokens
+    network, memory = stream.network, stream.tokens
+    block, number = network.single_blocks[index], len(network.double_blocks) + index
     table, _ = block.modulation(stream.modulation)
     normed = apply_mod(block.pre_norm(memory), 1 + table.scale, table.shift)
     sizes = [3 * block.hidden_size, block.mlp_hidden_dim_first]
     qkv, hidden = torch.split(block.linear1(normed), sizes, dim=-1)
-    shared = _shared_attention(stream, qkv, stream.network.num_heads, block.norm)
-    options = args["transformer_options"]
-    changed = {"pe": _moved(stream, args["pe"], options["img_slice"][0])}
-    result = original_block({**args, **changed, "transformer_options": shared.options(options)})
-    joined = torch.cat((shared.attended(index), block.mlp_act(hidden)), dim=2)
+    last = index + 1 == len(network.single_blocks)
+    shared = _shared_attention(stream, qkv, block.norm, last)
+    text_tokens = args["transformer_options"]["img_slice"][0]
+    result = _run_original(stream, number, args, original_block, shared, text_tokens)
+    attended = shared.attended(number)
+    if attended is None:
+        return result
+    joined = torch.cat((attended, block.mlp_act(hidden)), dim=2)
     stream.tokens = memory + apply_mod(block.linear2(joined), table.gate)
     return result
 
 
 def _shared_attention(
-    stream: HunyuanStream, qkv: Tensor, heads: int, norm: Callable[..., Any]
+    stream: HunyuanStream, qkv: Tensor, norm: Callable[..., Any], last: bool
 ) -> SharedAttention:
     """The memory's queries, keys and values (b heads m d) from one projection (b m 3d)."""
+    heads = stream.network.num_heads
     query, key, value = qkv.view(*qkv.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
     query, key = norm(query, key, value)
-    query, key = apply_rope1(query, stream.rope), apply_rope1(key, stream.rope)
-    return SharedAttention(query, key, value, stream.levels, None)
+    query = None if last else apply_rope1(query, stream.rope)
+    return SharedAttention(query, apply_rope1(key, stream.rope), value, stream.levels, None)
+
+
+def _run_original(
+    stream: HunyuanStream,
+    number: int,
+    args: dict[str, Any],
+    original_block: Callable[..., Any],
+    shared: SharedAttention,
+    text_tokens: int,
+) -> dict[str, Any]:
+    """Core's block, whose attention also reads the memory; then the add-on, where there is one."""
+    options = shared.options(args["transformer_options"])
+    queries: list[Tensor] = []
+    cross = has_cross_attention(stream.attached, number)
+    if cross:
+        options = add_to_patches(options, "attn1_patch", partial(_keep_query, queries), first=False)
+    rope = _moved(stream, args["pe"], text_tokens)
+    result = original_block({**args, "pe": rope, "transformer_options": options})
+    if not cross:
+        return result
+    query = queries[0][:, :, text_tokens:].transpose(1, 2).flatten(2)
+    read = read_cross_attention(stream.attached, number, query, stream.network.num_heads)
+    assert read is not None  # the block has an add-on
+    image = result["img"]
+    before = image.shape[1] - read.shape[1]  # a single block's row begins with the text
+    image = torch.cat([image[:, :before], image[:, before:] + read], dim=1)
+    return {**result, "img": image}
+
+
+def _keep_query(queries: list[Tensor], q: Tensor, *_: Any, **__: Any) -> dict[str, Any]:
+    """Core's `attn1_patch`, which sees queries (b heads n d) before their rotary turn."""
+    queries.append(q)
+    return {}
 
 
 def _moved(stream: HunyuanStream, rope: Tensor, text_tokens: int) -> Tensor:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..memory.bank import MemoryBank
+from ..memory.bank import MemoryBank, MemoryPiece
 from .cache import read_cached
+from .memory_cross_attention import CrossAttention
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -41,13 +42,13 @@ OVERRIDE = "optimized_attention_override"
 class AttachedMemory:
     """A bank on a model. `segment_start` is the time of the sampled segment's first latent frame.
 
-    `cross_attention` holds keys and values of the decoupled add-on by block number, or None.
+    `cross_attention` is the decoupled add-on, None without.
     """
 
     bank: MemoryBank
     strength: float
     segment_start: int
-    cross_attention: nn.Module | None = None
+    cross_attention: CrossAttention | None = None
 
 
 Levels = tuple[tuple[float, int], ...]
@@ -116,17 +117,28 @@ def memory_tokens(
     dtype: torch.dtype,
 ) -> Tensor:
     """All tokens `1 m d`: each piece's projected latents plus its fine part."""
+    parts = [
+        _piece_tokens(piece, project, device, dtype)
+        for memory in attached
+        for entry in memory.bank.entries
+        for piece in entry.pieces
+    ]
+    return torch.cat(parts, dim=0)[None]
+
+
+def _piece_tokens(
+    piece: MemoryPiece,
+    project: Callable[[Tensor], Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
     parts = []
-    for piece in _pieces(attached):
-        token: Tensor | None = None
-        if piece.low is not None:
-            low = read_cached(piece.low, device, dtype)[None]
-            token = project(low).flatten(2).transpose(1, 2)[0]
-        if piece.fine is not None:
-            fine = read_cached(piece.fine, device, dtype)
-            token = fine if token is None else token + fine
-        parts.append(token)
-    return torch.cat(parts, dim=0)[None].to(dtype)
+    if piece.low is not None:
+        low = read_cached(piece.low, device, dtype)[None]
+        parts.append(project(low).flatten(2).transpose(1, 2)[0])
+    if piece.fine is not None:
+        parts.append(read_cached(piece.fine, device, dtype))
+    return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
 
 
 def memory_times(attached: Sequence[AttachedMemory], device: torch.device) -> Tensor:
@@ -137,10 +149,6 @@ def memory_times(attached: Sequence[AttachedMemory], device: torch.device) -> Te
             shift = torch.tensor([float(entry.start - memory.segment_start), 0.0, 0.0])
             parts += [piece.positions.float().cpu() + shift for piece in entry.pieces]
     return torch.cat(parts, dim=0).to(device)
-
-
-def _pieces(attached: Sequence[AttachedMemory]) -> list[Any]:
-    return [piece for memory in attached for entry in memory.bank.entries for piece in entry.pieces]
 
 
 def window_start(transformer_options: dict[str, Any]) -> int:
@@ -160,17 +168,19 @@ class SharedAttention:
     """An attention override for one block: its first self-attention also reads the memory.
 
     While the keys of the image are at hand the memory's own queries are answered too: `output`
-    (b m d) is theirs. `tokens` is how many keys that self-attention has (None: do not look); an
-    attention of another length, such as the one to the text, passes. `queries` keeps those of the
-    attention that came right after, for the cross-attention add-on.
+    (b m d) is theirs, None in a block after which nobody reads the memory (`query` None). `tokens`
+    is how many keys that self-attention has (None: do not look); an attention of another length,
+    such as the one to the text, passes. `next_query` is that of the attention that came after.
     """
 
     def __init__(
-        self, query: Tensor, key: Tensor, value: Tensor, levels: Levels, tokens: int | None
+        self, query: Tensor | None, key: Tensor, value: Tensor, levels: Levels, tokens: int | None
     ) -> None:
         self.query, self.key, self.value = query, key, value
         self.levels, self.tokens = levels, tokens
         self.output: Tensor | None = None
+        self.next_query: Tensor | None = None
+        self.seen = False
         self.previous: Callable[..., Tensor] | None = None
 
     def options(self, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -189,31 +199,30 @@ class SharedAttention:
         **kwargs: Any,
     ) -> Tensor:
         run = attention if self.previous is None else partial(self.previous, attention)
-        if self.output is not None or (self.tokens is not None and k.shape[-2] != self.tokens):
+        if self.seen:
+            self.next_query = q if self.next_query is None else self.next_query
             return run(q, k, v, heads, mask=mask, **kwargs)
+        if self.tokens is not None and k.shape[-2] != self.tokens:
+            return run(q, k, v, heads, mask=mask, **kwargs)
+        self.seen = True
         own, count = k.shape[-2], self.key.shape[-2]
         k, v = torch.cat([k, self.key], dim=-2), torch.cat([v, self.value], dim=-2)
-        memory_mask = _memory_mask(mask, q.shape[-2], count)
-        self.output = run(self.query, k, v, heads, mask=memory_mask, **kwargs)
+        if self.query is not None:
+            memory_mask = _memory_mask(mask, q.shape[-2], count)
+            self.output = run(self.query, k, v, heads, mask=memory_mask, **kwargs)
         mixed: Tensor | None = None
         for weight, seen in self.levels:
-            part = run(
-                q,
-                k[..., : own + seen, :],
-                v[..., : own + seen, :],
-                heads,
-                mask=_widen(mask, seen),
-                **kwargs,
-            )
+            keys, values = k[..., : own + seen, :], v[..., : own + seen, :]
+            part = run(q, keys, values, heads, mask=_widen(mask, seen), **kwargs)
             if weight == 1.0:
                 return part
             mixed = part * weight if mixed is None else mixed.add_(part, alpha=weight)
         assert mixed is not None  # levels sum to 1
         return mixed
 
-    def attended(self, block: int) -> Tensor:
+    def attended(self, block: int) -> Tensor | None:
         """What the memory's queries read. Raises ValueError when no attention was seen."""
-        if self.output is None:
+        if not self.seen:
             raise ValueError(
                 f"memory enters through ComfyUI's attention, and block {block} did not use it: "
                 "another node replaced its self-attention; remove that node or the memory"
@@ -233,6 +242,24 @@ def _memory_mask(mask: Tensor | None, queries: int, count: int) -> Tensor | None
     if mask is None or (mask.ndim > 1 and mask.shape[-2] == queries and queries > 1):
         return None
     return _widen(mask, count)
+
+
+def read_cross_attention(
+    attached: Sequence[AttachedMemory], block: int, query: Tensor, heads: int
+) -> Tensor | None:
+    """What image queries `b n d` read of all add-ons of a block; None where there is none."""
+    total: Tensor | None = None
+    for memory in attached:
+        store = memory.cross_attention
+        if store is not None and store.has(block):
+            part = store.read(block, query, heads) * memory.strength
+            total = part if total is None else total + part
+    return total
+
+
+def has_cross_attention(attached: Sequence[AttachedMemory], block: int) -> bool:
+    stores = (memory.cross_attention for memory in attached)
+    return any(store is not None and store.has(block) for store in stores)
 
 
 BlockRun = Callable[[Any, int, dict[str, Any], Callable[..., Any]], dict[str, Any]]

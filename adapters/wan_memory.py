@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.ldm.common_dit
@@ -18,14 +19,17 @@ from comfy.ldm.wan.model import CameraWanModel, VaceWanModel, WanModel, sinusoid
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .memory_cross_attention import add_to_patches
 from .memory_stream import (
     ATTACHED,
     STREAM,
     Injection,
     MemoryStream,
     SharedAttention,
+    has_cross_attention,
     memory_times,
     memory_tokens,
+    read_cross_attention,
     replace_blocks,
     strength_levels,
     window_start,
@@ -144,14 +148,24 @@ def _run_block(
     original_block: Callable[..., Any],
 ) -> dict[str, Any]:
     """One WanAttentionBlock: core's own over the image, ours over the memory."""
-    block, memory = stream.network.blocks[index], stream.tokens
+    blocks, memory = stream.network.blocks, stream.tokens
+    block = blocks[index]
     own = comfy.model_management.cast_to(block.modulation, dtype=memory.dtype, device=memory.device)
     table = (own + stream.modulation).chunk(6, dim=1)
-    shared = _shared_attention(stream, block, memory, table, args["img"].shape[1])
+    query, key, value = _projected(block, memory, table, stream.rope)
+    last = index + 1 == len(blocks)  # nobody reads what the last block makes of the memory
+    image_tokens = args["img"].shape[1]
+    shared = SharedAttention(None if last else query, key, value, stream.levels, image_tokens)
     options = args["transformer_options"]
-    result = original_block({**args, "transformer_options": shared.options(options)})
-    attended = block.self_attn.o(shared.attended(index))
-    memory = torch.addcmul(memory, attended, table[2])
+    changed = shared.options(options)
+    if has_cross_attention(stream.attached, index):
+        patch = partial(_add_cross_attention, stream, index, shared)
+        changed = add_to_patches(changed, "attn2_patch", patch, first=True)
+    result = original_block({**args, "transformer_options": changed})
+    attended = shared.attended(index)
+    if attended is None:
+        return result
+    memory = torch.addcmul(memory, block.self_attn.o(attended), table[2])
     memory = memory + block.cross_attn(
         block.norm3(memory),
         args["txt"],
@@ -163,15 +177,28 @@ def _run_block(
     return result
 
 
-def _shared_attention(
-    stream: WanStream, block: Any, memory: Tensor, table: tuple[Tensor, ...], image_tokens: int
-) -> SharedAttention:
+def _projected(
+    block: Any, memory: Tensor, table: tuple[Tensor, ...], rope: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """The memory's queries, keys and values (b m d) in this block."""
     attention = block.self_attn
     normed = torch.addcmul(table[0], block.norm1(memory.contiguous()), 1 + table[1])
     heads = (*memory.shape[:2], attention.num_heads, attention.head_dim)
-    query = apply_rope1(attention.norm_q(attention.q(normed)).view(heads), stream.rope)
-    key = apply_rope1(attention.norm_k(attention.k(normed)).view(heads), stream.rope)
-    return SharedAttention(
-        query.flatten(2), key.flatten(2), attention.v(normed), stream.levels, image_tokens
-    )
+    query = apply_rope1(attention.norm_q(attention.q(normed)).view(heads), rope)
+    key = apply_rope1(attention.norm_k(attention.k(normed)).view(heads), rope)
+    return query.flatten(2), key.flatten(2), attention.v(normed)
+
+
+def _add_cross_attention(
+    stream: WanStream, index: int, shared: SharedAttention, args: dict[str, Any]
+) -> Tensor:
+    """Core's `attn2_patch`, right after the text's cross-attention, whose query is used again."""
+    x: Tensor = args["x"]
+    if shared.next_query is None:
+        raise ValueError(
+            f"the memory's cross-attention uses the text's queries, and block {index} made none: "
+            "another node replaced its text attention; remove that node or the add-on"
+        )
+    heads = stream.network.num_heads
+    read = read_cross_attention(stream.attached, index, shared.next_query, heads)
+    return x if read is None else x + read

@@ -48,26 +48,49 @@ def project(network: Any) -> Any:
     return projected
 
 
-@pytest.mark.parametrize("rope_mode", ["history_negative", "history_first"])
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("name", ["wan_t2v", "wan_i2v", "wan22_i2v", "wan_flf2v", "wan_ti2v"])
-def test_memory_is_one_sequence(
-    name: str, size: tuple[int, int, int], rope_mode: Any, tiny: Any
+def check(
+    name: str,
+    size: tuple[int, int, int],
+    tiny: Any,
+    rope_mode: Any = "history_negative",
+    strength: float = 1.0,
+    timestep: Tensor | None = None,
 ) -> None:
     from throughline.adapters.attach import attach_memory
 
     model = tiny.FAMILIES[name].model()
     network = model.model.diffusion_model
     bank = random_bank(48, CHANNELS.get(name, 16), PATCH, rope_mode=rope_mode)
-    given = inputs(name, model, size)
+    x, time, context = inputs(name, model, size)
+    given = [x, time if timestep is None else timestep, context]
     pictures = clip_features(name)
-    made = call_model(attach_memory(model, bank), *given, clip_fea=pictures)
+    made = call_model(attach_memory(model, bank, strength=strength), *given, clip_fea=pictures)
     start = float(bank.latent_frames)
     shift, first = (-start, 0.0) if rope_mode == "history_negative" else (0.0, start)
     with torch.no_grad():
         tokens = slow_tokens([bank], project(network))
-        slow = slow_wan(network, *given, tokens, slow_positions([bank], shift), first, pictures)
+        places = slow_positions([bank], shift)
+        slow = slow_wan(network, *given, tokens, places, first, pictures, strength)
     assert bank.tokens == 15
     torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
     plain = call_model(model, *given, clip_fea=pictures)
     assert float((made - plain).abs().max()) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("rope_mode", ["history_negative", "history_first"])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("name", ["wan_t2v", "wan_i2v", "wan22_i2v", "wan_flf2v", "wan_ti2v"])
+def test_memory_is_one_sequence(
+    name: str, size: tuple[int, int, int], rope_mode: Any, tiny: Any
+) -> None:
+    check(name, size, tiny, rope_mode)
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.9])
+def test_a_weaker_memory_is_a_mean_over_the_attention(strength: float, tiny: Any) -> None:
+    check("wan_t2v", (3, 5, 7), tiny, strength=strength)
+
+
+def test_frames_may_have_timesteps_of_their_own(tiny: Any) -> None:
+    known_first = torch.tensor([[0.0, 820.0, 410.0], [0.0, 0.0, 820.0]])
+    check("wan_ti2v", (3, 5, 7), tiny, timestep=known_first)
