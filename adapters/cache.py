@@ -285,11 +285,12 @@ class LatentCache:
         """Make these leaves the root's children. What ComfyUI derived from the old ones goes: the
         place on the device, the size that each patcher keeps, the dynamic patcher's ranges."""
         self._unload()
+        leaves = {key: self._leaves[key] for key in keys}  # the root may hold the only reference
         for name in [name for name, _ in self._root.named_children()]:
             _forget_range(getattr(self._root, name))
             delattr(self._root, name)
-        for key in keys:
-            self._root.add_module(PREFIX + key, self._leaves[key])
+        for key, leaf in leaves.items():
+            self._root.add_module(PREFIX + key, leaf)
         for patcher in self._patchers:
             patcher.size = 0
         _forget_ranges(self._root)
