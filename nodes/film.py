@@ -31,6 +31,7 @@ from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_
 from ..planning.storyboard import Shot, Storyboard, Transition
 from ..planning.storyboard_summary import ignored_settings
 from .film_loras import FilmLoras, plan_loras
+from .film_memory import FilmMemory, plan_memory
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -84,6 +85,7 @@ class FilmRequest:
     switch_sigma: float | None
     start_latent_input: str | None
     loras: Any | None
+    memory_strength: float | None
 
     @property
     def latent_input(self) -> str:
@@ -113,6 +115,7 @@ class Film:
     parameters: dict[str, Any]
     warnings: tuple[str, ...] = ()
     loras: FilmLoras = FilmLoras()
+    memory: FilmMemory = FilmMemory()
 
     def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
         return self.geometry.latent_shape(
@@ -122,14 +125,13 @@ class Film:
 
 def plan_film(request: FilmRequest) -> Film:
     """Check every input and plan the segments. Raises ValueError naming input, rule and value."""
-    for name, value in (("memory", request.memory), ("plan", request.plan)):
-        if value is not None:
-            raise ValueError(f"{name} is not read by this version, got {type(value).__name__}")
+    if request.plan is not None:
+        raise ValueError(f"plan is not read by this version, got {type(request.plan).__name__}")
     family = family_of(request.model)
     capabilities = family.capabilities(request.model)
     geometry = read_geometry(request.model)
     check_vae(geometry, request.vae)
-    geometry.latent_shape(1, request.height, request.width)
+    latent_size = geometry.latent_shape(1, request.height, request.width)[-2:]
     _check_texts(request)
     start, first_known = _check_start(request, capabilities, geometry, family)
     sampler = _sampler_settings(request, capabilities, family)
@@ -151,6 +153,10 @@ def plan_film(request: FilmRequest) -> Film:
         ),
     )
     loras = plan_loras(request.loras, storyboard, request.model, request.low_noise_model)
+    models = [one for one in (request.model, request.low_noise_model) if one is not None]
+    memory, segments = plan_memory(
+        request.memory, request.memory_strength, segments, models, latent_size
+    )
     followed = () if request.loras is None else ("lora",)
     return Film(
         request=request,
@@ -159,9 +165,14 @@ def plan_film(request: FilmRequest) -> Film:
         sampler=sampler,
         segments=segments,
         fps=fps,
-        parameters=_parameters(request, family, sampler, start) | loras.parameters(segments),
+        parameters={
+            **_parameters(request, family, sampler, start),
+            **loras.parameters(segments),
+            **memory.parameters(),
+        },
         warnings=(*storyboard.warnings, *ignored_settings(storyboard, followed)),
         loras=loras,
+        memory=memory,
     )
 
 

@@ -27,6 +27,7 @@ from ..runs.render import RenderedSegment, SegmentEvent, render_run
 from ..runs.run import Run
 from .events import announce_segment
 from .film import Film
+from .film_memory import FilmRecorder, ReadLatent
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
@@ -89,7 +90,7 @@ def render_film(film: Film, node_id: str) -> RenderedFilm:
         runs_root(), request.run_name, film.parameters, film.segments, fps=film.fps
     ) as folder:
         to_render = frozenset(state.index for state in folder.state() if state.needs_render)
-        renderer = FilmRenderer(film, node_id, to_render)
+        renderer = FilmRenderer(film, node_id, to_render, folder.read_segment)
         rendered = render_run(
             folder, film.segments, renderer.render, renderer.first_known, renderer.report
         )
@@ -105,8 +106,12 @@ def render_film(film: Film, node_id: str) -> RenderedFilm:
 
 def render_one(film: Film, node_id: str) -> torch.Tensor:
     """The latent b c t h w of a film of one segment, without a run folder."""
-    renderer = FilmRenderer(film, node_id, frozenset({0}))
+    renderer = FilmRenderer(film, node_id, frozenset({0}), _nothing_finished)
     return renderer.sample(film.segments[0], renderer.first_known())
+
+
+def _nothing_finished(index: int) -> torch.Tensor:
+    raise AssertionError(f"a film of one segment has no segment {index + 1} to remember")
 
 
 def run_digest(run_name: str) -> str:
@@ -149,16 +154,20 @@ def _announce(
 class FilmRenderer:
     """Samples the segments of one film. Conditioning and blank clips live as long as the run.
 
-    `to_render` are the indices of the segments that are expected to be sampled.
+    `to_render` are the indices of the segments that are expected to be sampled, `read` gives the
+    latent of a finished one.
     """
 
-    def __init__(self, film: Film, node_id: str, to_render: frozenset[int]) -> None:
+    def __init__(
+        self, film: Film, node_id: str, to_render: frozenset[int], read: ReadLatent
+    ) -> None:
         self._film = film
         self._to_render = to_render
         self._node_id = node_id
         self._loras = film.loras.switch(
             film.request.model, film.request.low_noise_model, film.segments
         )
+        self._recorder = FilmRecorder(film.memory, film.segments, read, self._positive)
         self._blanks = BlankClips(film.request.vae)
         self._start_blanks = BlankClips(film.request.vae, _start_pixels(film))
         self._conditioning: dict[str, Conditioning] = {}
@@ -187,13 +196,15 @@ class FilmRenderer:
         """The segment's latent b c t h w, started from the latent frames `known`."""
         film = self._film
         done = self._progress.current
+        settings = replace(film.sampler, low_noise_model=self._loras.low_noise_model)
+        model, settings = self._recorder.attach(segment, self._loras.model, settings)
         latent = sample_segment(
             film.family,
-            self._loras.model,
+            model,
             self._start_blanks if segment.start == "image" else self._blanks,
             self._positive(segment),
             self._negative(segment),
-            replace(film.sampler, low_noise_model=self._loras.low_noise_model),
+            settings,
             film.latent_shape(segment),
             known,
             segment.seed,
