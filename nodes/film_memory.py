@@ -1,0 +1,157 @@
+"""What a film remembers: decided before anything is sampled, encoded while it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..adapters.attach import attach_memory, can_remember
+from ..adapters.encoders import check_fits
+from ..adapters.family import Conditioning
+from ..adapters.history import HistoryClip, HistoryWriter, Memory
+from ..adapters.sampling import SamplerSettings
+from ..planning.recall import pinned_segments, segment_starts, with_recall
+from ..planning.segments import Segment
+from ..runs.keys import MEMORY
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+ReadLatent = Callable[[int], torch.Tensor]
+"""The latent b c t h w of a finished segment, by its index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmMemory:
+    """How a film is remembered; `memory` is None for a film that remembers nothing."""
+
+    memory: Memory | None = None
+    strength: float = 1.0
+
+    def parameters(self) -> dict[str, Any]:
+        """The entry of the run's parameters; none without a memory."""
+        if self.memory is None:
+            return {}
+        said = self.memory.describe()
+        return {MEMORY: {**said, "strength": self.strength, "vae": self.memory.vae_digest}}
+
+
+def plan_memory(
+    given: object,
+    strength: float | None,
+    segments: Sequence[Segment],
+    models: Sequence[ModelPatcher],
+    latent_size: tuple[int, int],
+) -> tuple[FilmMemory, tuple[Segment, ...]]:
+    """Read the input `memory` and decide what each segment remembers.
+
+    `latent_size` (height, width) is the film's. Raises ValueError for another value, a model that
+    memory cannot enter or that it was not made for, another size, and a memory that would stay
+    empty.
+    """
+    if given is None:
+        return FilmMemory(), tuple(segments)
+    if not isinstance(given, Memory):
+        raise ValueError(f"memory must come from a memory encoder node, got {type(given).__name__}")
+    share = 1.0 if strength is None else strength
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"memory_strength must be 0 to 1, got {share}")
+    for model in models:
+        check_memory_fits(given, model)
+    if given.latent_size not in (None, latent_size):
+        scale = given.vae.spacial_compression_encode()
+        height, width = given.latent_size
+        raise ValueError(
+            f"memory must be of the film's size, {latent_size[1] * scale} x "
+            f"{latent_size[0] * scale} pixels, got {width * scale} x {height * scale}: set width "
+            "and height of the memory encoder"
+        )
+    planned = with_recall(segments, given.policy, bool(given.bank.entries))
+    if all(segment.recalls is None for segment in planned) and len(planned) > 1:
+        raise ValueError(
+            "memory must hold something or be allowed to, got an empty one that remembers neither "
+            "the first shot nor recent segments: connect references to the memory encoder, or pin "
+            "the first shot"
+        )
+    return FilmMemory(memory=given, strength=share), planned
+
+
+def check_memory_fits(memory: Memory, model: ModelPatcher) -> None:
+    """Refuse a memory for a model that it was not made for. Raises ValueError naming both."""
+    can_remember(model)
+    for encoder in memory.encoders:
+        check_fits(encoder.card, model)
+    channels = int(model.get_model_object("latent_format").latent_channels)
+    made = int(memory.latent_format.latent_channels)
+    if channels != made:
+        raise ValueError(
+            f"memory must hold the model's latents ({channels} channels), got {made} channels: "
+            "connect the same model to the memory encoder"
+        )
+
+
+class FilmRecorder:
+    """The memory of one film while it is made: each segment is encoded once, when it is first
+    remembered."""
+
+    def __init__(
+        self,
+        plan: FilmMemory,
+        segments: Sequence[Segment],
+        read: ReadLatent,
+        caption: Callable[[Segment], Conditioning],
+    ) -> None:
+        self._plan, self._segments, self._read, self._caption = plan, segments, read, caption
+        self._writer: HistoryWriter | None = None
+        if plan.memory is not None:
+            self._starts = segment_starts(segments, plan.memory.policy.stream)
+            self._pinned = pinned_segments(segments, plan.memory.policy)
+            self._writer = HistoryWriter(plan.memory, self._clip)
+
+    def attach(
+        self, segment: Segment, model: ModelPatcher, settings: SamplerSettings
+    ) -> tuple[ModelPatcher, SamplerSettings]:
+        """The model and its second expert with what the segment remembers."""
+        memory = self._plan.memory
+        if memory is None or self._writer is None or segment.recalls is None:
+            return model, settings
+        bank = self._writer.bank(segment.recalls)
+        view = memory.view(bank)
+
+        def remembering(one: ModelPatcher) -> ModelPatcher:
+            return attach_memory(
+                one,
+                bank,
+                strength=self._plan.strength,
+                segment_start_latent_frames=self._offset(memory) + self._starts[segment.index],
+                patchers=(view,),
+            )
+
+        other = settings.low_noise_model
+        if other is not None:
+            settings = replace(settings, low_noise_model=remembering(other))
+        return remembering(model), settings
+
+    def _offset(self, memory: Memory) -> int:
+        """The film begins where what the memory was given ends."""
+        return memory.bank.latent_frames
+
+    def _clip(self, index: int) -> HistoryClip:
+        memory, segment = self._plan.memory, self._segments[index]
+        assert memory is not None
+        continues = segment.start == "tail"
+        reads_captions = any(encoder.card.caption_dim for encoder in memory.encoders)
+        return HistoryClip(
+            latents=self._read(index),
+            title=f"segment {segment.number}",
+            shot=segment.shot + 1,
+            start=self._offset(memory) + self._starts[index],
+            pinned=index in self._pinned,
+            handed=segment.known_latent_frames if continues else 0,
+            continues=continues,
+            text=segment.prompt,
+            caption=self._caption(segment)[0][0] if reads_captions else None,
+        )
