@@ -77,20 +77,32 @@ def slow_wan(
     start: float,
     clip_fea: Tensor | None = None,
     strength: float = 1.0,
+    reference: Tensor | None = None,
+    stretch: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """WanModel's output for `x` (b c t h w) with tokens `memory` (m d) at `positions` (m 3).
 
     `start` is the time of the segment's first latent frame; `timestep` is b, or b frames.
+    `reference` (b c h w) is a noisy frame right before it that the head never sees. `stretch` is
+    what the segment's positions are multiplied by, and what is added.
     """
     b, _, frames, height, width = x.shape
     patched = network.patch_embedding(padded(x, network.patch_size))
     size = patched.shape[2:]
     image = patched.flatten(2).transpose(1, 2)
+    own_places = grid(*size, start=start)
+    if stretch is not None:
+        own_places = own_places * stretch[0] + stretch[1]
     sequence = torch.cat([memory.expand(b, -1, -1), image], dim=1)
-    places = torch.cat([positions.double(), grid(*size, start=start)], dim=0)
+    places = torch.cat([positions.double(), own_places], dim=0)
     per_frame = timestep.reshape(b, -1).expand(b, size[0])
     per_token = per_frame.repeat_interleave(size[1] * size[2], dim=1)
     times = torch.cat([torch.zeros(b, len(memory)), per_token], dim=1)  # memory is clean
+    if reference is not None:
+        shown = network.ref_conv(reference).flatten(2).transpose(1, 2)
+        sequence = torch.cat([sequence, shown], dim=1)
+        places = torch.cat([places, grid(1, *size[1:], start=start - 1.0)], dim=0)
+        times = torch.cat([times, per_frame[:, :1].expand(-1, shown.shape[1])], dim=1)
     embedded = network.time_embedding(sinusoid(times.flatten(), network.freq_dim))
     embedded = embedded.view(b, -1, network.dim)
     modulation = network.time_projection(embedded).unflatten(2, (6, network.dim))
@@ -104,7 +116,8 @@ def slow_wan(
         sequence = _slow_wan_block(block, sequence, modulation, places, text, pictures, known)
     shift, scale = (network.head.modulation[None] + embedded[:, :, None]).unbind(2)
     out = network.head.head(network.head.norm(sequence) * (1 + scale) + shift)
-    return network.unpatchify(out[:, len(memory) :], size)[:, :, :frames, :height, :width]
+    own = slice(len(memory), len(memory) + image.shape[1])
+    return network.unpatchify(out[:, own], size)[:, :, :frames, :height, :width]
 
 
 def _slow_wan_block(
