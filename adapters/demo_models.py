@@ -24,7 +24,8 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 VAE_FILE = WEIGHTS / "vae" / "throughline_demo_vae.safetensors"
 VIDEO_FILE = WEIGHTS / "diffusion_models" / "throughline_demo_video.safetensors"
 TEXT_FILE = WEIGHTS / "text_encoders" / "throughline_demo_text.safetensors"
-CATEGORIES = ("vae", "diffusion_models", "text_encoders")  # folders of weights/ and of folder_paths
+# folders of weights/ and of folder_paths
+CATEGORIES = ("vae", "diffusion_models", "text_encoders", "loras")
 
 PAD, UNKNOWN, START = 0, 1, 2  # the first three entries of every vocabulary
 SPECIAL_WORDS = ("<pad>", "<unknown>", "<start>")

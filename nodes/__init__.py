@@ -4,7 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from ..adapters.demo_models import register_weight_folders
-from . import assembly, budget, demo, sampling, segment, storyboard
+from . import assembly, budget, demo, lora, sampling, segment, storyboard
 from .routes import register_routes
 
 NODES: list[type[io.ComfyNode]] = [
@@ -13,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     *storyboard.NODES,
     *assembly.NODES,
     *budget.NODES,
+    *lora.NODES,
     *demo.NODES,
 ]
 

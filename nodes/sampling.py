@@ -10,7 +10,7 @@ from comfy_execution.graph import ExecutionBlocker
 from ..planning.segments import SEED_RANGE
 from .film import film_request, plan_film
 from .rendering import describe_film, render_film, run_digest
-from .sockets import TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
+from .sockets import TL_LORAS, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
 from .widgets import (
     MAX_RESOLUTION,
     NOT_LINKED,
@@ -193,6 +193,11 @@ class ARSegmentSampler(io.ComfyNode):
                     tooltip="Choose the second to see which segments a change would cost.",
                 ),
                 switch_sigma_widget(),
+                TL_LORAS.Input(
+                    "loras",
+                    optional=True,
+                    tooltip="LoRAs that the script names for single shots and characters.",
+                ),
             ],
             outputs=[
                 TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),

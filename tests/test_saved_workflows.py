@@ -44,6 +44,7 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "clip_vision_output",
             "low_noise_model",
             "switch_sigma",
+            "loras",
         ],
         "outputs": ["TL_RUN", "LATENT", "IMAGE"],
     },
@@ -89,6 +90,14 @@ FROZEN: dict[str, dict[str, list[str]]] = {
         "outputs": ["VIDEO", "IMAGE"],
     },
     "ThroughlineDriftReport": {"inputs": ["run", "vae"], "outputs": ["STRING", "IMAGE", "STRING"]},
+    "ThroughlineLoadMemoryLoRA": {
+        "inputs": ["model", "lora_name", "strength", "encoder"],
+        "outputs": ["MODEL", "STRING"],
+    },
+    "ThroughlineShotLoRA": {
+        "inputs": ["lora_name", "name", "strength", "used_in", "low_noise_lora", "loras"],
+        "outputs": ["TL_LORAS"],
+    },
     "ThroughlineLoadDemoModels": {"inputs": [], "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"]},
     "ThroughlineMemoryBudget": {
         "inputs": [
