@@ -62,7 +62,7 @@ def plan_loras(
     if loras is None:
         return FilmLoras()
     if not isinstance(loras, tuple) or not all(isinstance(one, OfferedLora) for one in loras):
-        raise ValueError(f"loras must come from a shot LoRA node, got {type(loras).__name__}")
+        raise ValueError(f"loras must come from a Shot LoRA node, got {type(loras).__name__}")
     of_shots = loras_of_shots(storyboard, [one.offer for one in loras])
     fitted = tuple(fit_experts(model, low_noise_model, one) for one in loras)
     return FilmLoras(fitted, of_shots)
