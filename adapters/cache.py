@@ -253,16 +253,19 @@ class LatentCache:
 
     def settle(self) -> None:
         """Bring the RAM tier below its ceiling: longest unused first, each written before it is
-        dropped. Does nothing without a folder to write to."""
+        dropped. Does nothing without a folder to write to.
+
+        Entries are off the device meanwhile: core may have pinned the memory that is given up. What
+        comes back from the device later, and has no file yet, waits for the next `add` or `view`.
+        """
         self._used = {key: when for key, when in self._used.items() if key in self._leaves}
-        if self.spill is None:
+        if self.spill is None or self.sizes().ram <= self.ram_bytes:
             return
+        self._unload()
         excess = self.sizes().ram - self.ram_bytes
-        if excess <= 0:
-            return
         for key in sorted(self._used, key=self._used.__getitem__):
-            leaf = self._leaves[key]
-            if excess > 0 and _in_ram(leaf):
+            leaf = self._leaves.get(key)
+            if leaf is not None and excess > 0 and _in_ram(leaf):
                 excess -= leaf.bytes
                 _write(leaf, key, self.spill)
                 _map(leaf)
@@ -369,10 +372,11 @@ def _remember_clone(
     patchers.add(clone)
 
 
-def _after_detach(cache: weakref.ref[LatentCache], *_: Any) -> None:
-    """What core brings back from the device lies in RAM, whether it was mapped before or not."""
+def _after_detach(cache: weakref.ref[LatentCache], _: ModelPatcher, unpatched: bool) -> None:
+    """What core brings back from the device lies in RAM, whether it was mapped before or not. Where
+    it only hands the weights from one clone to another, they stay as they are, pinned or not."""
     held = cache()
-    if held is not None:
+    if held is not None and unpatched:
         held.map_again()
 
 

@@ -86,6 +86,22 @@ def test_activations_are_cores_own_estimate(
     assert core <= ours <= core + 21 * 30 * 52
 
 
+def test_memory_tokens_cost_what_core_is_told_of_them(
+    comfy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget and the wrapper that raises core's estimate agree."""
+    import comfy.model_management as management
+
+    from throughline.adapters.attach import memory_as_noise_shape
+
+    monkeypatch.setattr(management, "xformers_enabled", lambda: True)
+    model = full_size(WAN_14B, torch.bfloat16)
+    facts = facts_of(model)
+    told = memory_as_noise_shape((1, 16, 21, 60, 104), 4160, facts.patch)
+    ours = (facts.grid(21, 480, 832).tokens + 4160) * facts.cost.activation
+    assert model.model.memory_required(told) == pytest.approx(ours, rel=1e-5)
+
+
 def test_a_cached_token_is_its_values_and_its_latents(comfy: ModuleType) -> None:
     """5120 values of the encoder and 2 x 2 cells of 16 channels, 16 bits each."""
     assert facts_of(full_size(WAN_14B, torch.bfloat16)).cost.cached == 2 * (5120 + 64)
