@@ -68,6 +68,8 @@ def make_accelerator(options: argparse.Namespace) -> Any:
     A step takes one way to remember and leaves the parameters of the others alone, which
     DistributedDataParallel has to be told. Buffers are constants of the frozen model.
     """
+    import torch
+
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -78,5 +80,7 @@ def make_accelerator(options: argparse.Namespace) -> Any:
         InitProcessGroupKwargs(timeout=LONGEST_WAIT),
     ]
     return Accelerator(
-        cpu=options.cpu, mixed_precision=options.mixed_precision, kwargs_handlers=handlers
+        cpu=options.cpu or not torch.accelerator.is_available(),
+        mixed_precision=options.mixed_precision,
+        kwargs_handlers=handlers,
     )

@@ -92,15 +92,12 @@ FILM = Stage(
 
 def command(stage: Stage, arguments: Sequence[str]) -> int:
     """Run a stage as `dev.py train` does; returns the exit status."""
-    options = _parser(stage).parse_args(arguments)
-    if (options.model is None) != (options.videos is None and options.stories is None):
-        raise SystemExit("--model and --videos (or --stories) go together")
-    options.stage = stage
-    launch(run, options)
+    launch(run, parse(stage, arguments))
     return 0
 
 
-def _parser(stage: Stage) -> argparse.ArgumentParser:
+def parse(stage: Stage, arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of a stage; ends the program where it makes no sense."""
     parser = argparse.ArgumentParser(
         prog=f"dev.py train {stage.name}",
         description=__doc__,
@@ -125,7 +122,12 @@ def _parser(stage: Stage) -> argparse.ArgumentParser:
     cut.add_argument("--segment-frames", type=int, default=default.frames, help="4n+1")
     cut.add_argument("--story-segments", type=int, default=default.segments)
     add_launch_options(parser)
-    return parser
+    options = parser.parse_args(arguments, argparse.Namespace(stage=stage))
+    if (options.model is None) != (options.videos is None and options.stories is None):
+        parser.error("--model and --videos (or --stories) go together")
+    if options.ship and options.model is not None:
+        parser.error("--ship is for the demo")
+    return options
 
 
 def _rates(text: str) -> tuple[str, ...]:

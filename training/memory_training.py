@@ -175,7 +175,10 @@ def draw_way(config: MemoryTrainingConfig, generator: np.random.Generator) -> tu
     way = ways[int(generator.choice(len(ways), p=way_shares))]
     if generator.uniform() < config.dropout:
         way = "none"
-    return task, Way.parse(way)
+    drawn = Way.parse(way)
+    if task == "frames" and drawn.kind in ("window", "framepack"):
+        task = "shot"  # frames that they dropped cannot be asked of them
+    return task, drawn
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ def train(
             group["lr"] = rate
         drawn = draw(config, data, step, accelerator.process_index, empty_caption)
         with accelerator.autocast():
-            loss = wrapped(drawn.way, drawn.plan, drawn.tensors, _noise(drawn))
+            loss = wrapped(drawn.way, drawn.plan, drawn.tensors, noise_generator(drawn))
         optimiser.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(parameters, config.gradient_clip)
@@ -264,7 +267,8 @@ def _is_over(until: float | None, accelerator: Any) -> bool:
     return bool(accelerator.reduce(over.to(accelerator.device), "sum") > 0)
 
 
-def _noise(drawn: DrawnStep) -> torch.Generator:
+def noise_generator(drawn: DrawnStep) -> torch.Generator:
+    """What the noise and the noise levels of a step are drawn from."""
     return torch.Generator().manual_seed(drawn.noise_seed)
 
 
@@ -292,7 +296,9 @@ def probe(
             )
             with accelerator.autocast():
                 own, other = (
-                    trainer(drawn.way, drawn.plan, drawn.tensors, _noise(drawn), swapped).item()
+                    trainer(
+                        drawn.way, drawn.plan, drawn.tensors, noise_generator(drawn), swapped
+                    ).item()
                     for swapped in (False, True)
                 )
             found[f"{task} {name}"] = other - own
