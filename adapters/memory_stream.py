@@ -176,11 +176,10 @@ class SharedAttention:
     def __init__(
         self, query: Tensor | None, key: Tensor, value: Tensor, levels: Levels, tokens: int | None
     ) -> None:
-        self.query, self.key, self.value = query, key, value
+        self._projected: tuple[Tensor | None, Tensor, Tensor] | None = (query, key, value)
         self.levels, self.tokens = levels, tokens
         self.output: Tensor | None = None
         self.next_query: Tensor | None = None
-        self.seen = False
         self.previous: Callable[..., Tensor] | None = None
 
     def options(self, transformer_options: dict[str, Any]) -> dict[str, Any]:
@@ -194,26 +193,28 @@ class SharedAttention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        heads: int,
-        mask: Tensor | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> Tensor:
         run = attention if self.previous is None else partial(self.previous, attention)
-        if self.seen:
+        if self._projected is None:
             self.next_query = q if self.next_query is None else self.next_query
-            return run(q, k, v, heads, mask=mask, **kwargs)
+            return run(q, k, v, *args, **kwargs)
         if self.tokens is not None and k.shape[-2] != self.tokens:
-            return run(q, k, v, heads, mask=mask, **kwargs)
-        self.seen = True
-        own, count = k.shape[-2], self.key.shape[-2]
-        k, v = torch.cat([k, self.key], dim=-2), torch.cat([v, self.value], dim=-2)
-        if self.query is not None:
-            memory_mask = _memory_mask(mask, q.shape[-2], count)
-            self.output = run(self.query, k, v, heads, mask=memory_mask, **kwargs)
+            return run(q, k, v, *args, **kwargs)
+        query, key, value = self._projected
+        self._projected = None  # nothing of it is needed while the block goes on
+        own, count = k.shape[-2], key.shape[-2]
+        k, v = torch.cat([k, key], dim=-2), torch.cat([v, value], dim=-2)
+        del key, value
+        if query is not None:
+            masked = _with_mask(kwargs, partial(_memory_mask, queries=q.shape[-2], count=count))
+            self.output = run(query, k, v, *args, **masked)
+        del query
         mixed: Tensor | None = None
         for weight, seen in self.levels:
             keys, values = k[..., : own + seen, :], v[..., : own + seen, :]
-            part = run(q, keys, values, heads, mask=_widen(mask, seen), **kwargs)
+            part = run(q, keys, values, *args, **_with_mask(kwargs, partial(_widen, count=seen)))
             if weight == 1.0:
                 return part
             mixed = part * weight if mixed is None else mixed.add_(part, alpha=weight)
@@ -222,7 +223,7 @@ class SharedAttention:
 
     def attended(self, block: int) -> Tensor | None:
         """What the memory's queries read. Raises ValueError when no attention was seen."""
-        if not self.seen:
+        if self._projected is not None:
             raise ValueError(
                 f"memory enters through ComfyUI's attention, and block {block} did not use it: "
                 "another node replaced its self-attention; remove that node or the memory"
@@ -230,18 +231,21 @@ class SharedAttention:
         return self.output
 
 
-def _widen(mask: Tensor | None, count: int) -> Tensor | None:
+def _with_mask(kwargs: dict[str, Any], change: Callable[[Tensor], Tensor | None]) -> dict[str, Any]:
+    """An attention's arguments with another mask, where there is one."""
+    mask = kwargs.get("mask")
+    return kwargs if mask is None else {**kwargs, "mask": change(mask)}
+
+
+def _widen(mask: Tensor, count: int) -> Tensor:
     """An attention mask over `count` more keys that everyone may read."""
-    if mask is None or count == 0:
-        return mask
     return F.pad(mask, (0, count), value=1.0 if mask.dtype == torch.bool else 0.0)
 
 
-def _memory_mask(mask: Tensor | None, queries: int, count: int) -> Tensor | None:
+def _memory_mask(mask: Tensor, queries: int, count: int) -> Tensor | None:
     """The mask of the memory's queries: that of all queries, nothing where each has its own."""
-    if mask is None or (mask.ndim > 1 and mask.shape[-2] == queries and queries > 1):
-        return None
-    return _widen(mask, count)
+    each_has_its_own = mask.ndim > 1 and mask.shape[-2] == queries and queries > 1
+    return None if each_has_its_own else _widen(mask, count)
 
 
 def read_cross_attention(

@@ -152,10 +152,8 @@ def _run_block(
     block = blocks[index]
     own = comfy.model_management.cast_to(block.modulation, dtype=memory.dtype, device=memory.device)
     table = (own + stream.modulation).chunk(6, dim=1)
-    query, key, value = _projected(block, memory, table, stream.rope)
     last = index + 1 == len(blocks)  # nobody reads what the last block makes of the memory
-    image_tokens = args["img"].shape[1]
-    shared = SharedAttention(None if last else query, key, value, stream.levels, image_tokens)
+    shared = _shared_attention(stream, block, table, args["img"].shape[1], last)
     options = args["transformer_options"]
     changed = shared.options(options)
     if has_cross_attention(stream.attached, index):
@@ -177,16 +175,20 @@ def _run_block(
     return result
 
 
-def _projected(
-    block: Any, memory: Tensor, table: tuple[Tensor, ...], rope: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The memory's queries, keys and values (b m d) in this block."""
-    attention = block.self_attn
+def _shared_attention(
+    stream: WanStream, block: Any, table: tuple[Tensor, ...], image_tokens: int, last: bool
+) -> SharedAttention:
+    """With the memory's queries, keys and values (b m d) in this block."""
+    attention, memory = block.self_attn, stream.tokens
     normed = torch.addcmul(table[0], block.norm1(memory.contiguous()), 1 + table[1])
     heads = (*memory.shape[:2], attention.num_heads, attention.head_dim)
-    query = apply_rope1(attention.norm_q(attention.q(normed)).view(heads), rope)
-    key = apply_rope1(attention.norm_k(attention.k(normed)).view(heads), rope)
-    return query.flatten(2), key.flatten(2), attention.v(normed)
+    query = None
+    if not last:
+        query = apply_rope1(attention.norm_q(attention.q(normed)).view(heads), stream.rope)
+        query = query.flatten(2)
+    key = apply_rope1(attention.norm_k(attention.k(normed)).view(heads), stream.rope)
+    value = attention.v(normed)
+    return SharedAttention(query, key.flatten(2), value, stream.levels, image_tokens)
 
 
 def _add_cross_attention(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .memory_banks import call_model, random_bank, slow_positions, slow_tokens
+from .memory_banks import call_model, random_bank, sharpen, slow_positions, slow_tokens
 from .slow_memory import slow_hunyuan
 
 TOLERANCE = 1e-5
@@ -22,7 +22,7 @@ DEEPER = {"depth": 2, "depth_single_blocks": 2}
 
 def deep_model(tiny: Any, name: str) -> Any:
     family = tiny.FAMILIES[name]
-    return replace(family, unet_config={**family.unet_config, **DEEPER}).model()
+    return sharpen(replace(family, unet_config={**family.unet_config, **DEEPER}).model())
 
 
 def patch_of(name: str) -> tuple[int, int, int]:
@@ -86,6 +86,9 @@ def check(
     torch.testing.assert_close(plain, slow_base, atol=TOLERANCE, rtol=0.0)
     torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
     assert float((made - plain).abs().max()) > 100 * TOLERANCE
+    later = attach_memory(model, bank, strength=strength, segment_start_latent_frames=99)
+    moved = call_model(later, *given, **known)
+    assert float((made - moved).abs().max()) > 30 * TOLERANCE  # positions count
 
 
 @pytest.mark.parametrize("rope_mode", ["history_negative", "history_first"])

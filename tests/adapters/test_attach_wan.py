@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .memory_banks import call_model, random_bank, slow_positions, slow_tokens
+from .memory_banks import call_model, random_bank, sharpen, slow_positions, slow_tokens
 from .slow_memory import slow_wan
 
 TOLERANCE = 1e-5
@@ -58,7 +58,7 @@ def check(
 ) -> None:
     from throughline.adapters.attach import attach_memory
 
-    model = tiny.FAMILIES[name].model()
+    model = sharpen(tiny.FAMILIES[name].model())
     network = model.model.diffusion_model
     bank = random_bank(48, CHANNELS.get(name, 16), PATCH, rope_mode=rope_mode)
     x, time, context = inputs(name, model, size)
@@ -75,6 +75,9 @@ def check(
     torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
     plain = call_model(model, *given, clip_fea=pictures)
     assert float((made - plain).abs().max()) > 100 * TOLERANCE
+    later = attach_memory(model, bank, strength=strength, segment_start_latent_frames=99)
+    moved = call_model(later, *given, clip_fea=pictures)
+    assert float((made - moved).abs().max()) > 30 * TOLERANCE  # positions count
 
 
 @pytest.mark.parametrize("rope_mode", ["history_negative", "history_first"])
