@@ -17,6 +17,7 @@ from ..memory.encoder import HistoryEncoder
 from ..memory.packing import PatchPacker
 from ..memory.rates import Rate
 from ..memory.weight_format import EncoderCard, EncoderFile, read_encoder_file
+from .cache import LatentCache
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -35,10 +36,14 @@ models of one class apart."""
 
 @dataclass(frozen=True, eq=False)
 class LoadedEncoder:
-    """The value on the socket TL_ENCODER: weights that ComfyUI moves, and what they are."""
+    """The value on the socket TL_ENCODER: weights that ComfyUI moves, and what they are.
+
+    `cache` holds what the encoder has encoded, so that all nodes that use it hold one copy.
+    """
 
     patcher: ModelPatcher
     card: EncoderCard
+    cache: LatentCache
 
     @property
     def encoder(self) -> HistoryEncoder:
@@ -77,12 +82,15 @@ class PackingModel(nn.Module):
         )
 
 
-def load_encoder(path: Path) -> LoadedEncoder:
-    """Load a file of memory weights. Raises ValueError naming file, rule and value."""
-    return encoder_from_file(read_encoder_file(path))
+def load_encoder(path: Path, cache: LatentCache | None = None) -> LoadedEncoder:
+    """Load a file of memory weights; `cache` is where it keeps what it encodes.
+
+    Raises ValueError naming file, rule and value.
+    """
+    return encoder_from_file(read_encoder_file(path), cache or LatentCache())
 
 
-def encoder_from_file(file: EncoderFile) -> LoadedEncoder:
+def encoder_from_file(file: EncoderFile, cache: LatentCache) -> LoadedEncoder:
     """The weights in a module of core's layers, behind a patcher of core's own kind.
 
     The weights stay in the file's type and are cast where they are used.
@@ -102,7 +110,7 @@ def encoder_from_file(file: EncoderFile) -> LoadedEncoder:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=offload,
     )
-    return LoadedEncoder(patcher, card)
+    return LoadedEncoder(patcher, card, cache)
 
 
 def model_width(model: ModelPatcher) -> int | None:
@@ -141,9 +149,11 @@ def check_fits(card: EncoderCard, model: ModelPatcher) -> None:
 
 
 def encoder_names() -> list[str]:
-    """The files that the node lists."""
+    """The files that the node lists; none before the pack's folders are registered."""
     import folder_paths
 
+    if CATEGORY not in folder_paths.folder_names_and_paths:
+        return []
     return folder_paths.get_filename_list(CATEGORY)
 
 

@@ -109,6 +109,10 @@ class Memory:
             return sum(bucket.latent_frames for bucket in FRAMEPACK_BUCKETS)
         return self.window if self.form == "window" else 0
 
+    def recalling(self, latent_frames: int) -> Memory:
+        """The same memory, reaching back this many latent frames."""
+        return replace(self, policy=replace(self.policy, latent_frames=latent_frames))
+
     def describe(self) -> dict[str, Any]:
         """Everything that affects pixels, as JSON data."""
         policy = self.policy

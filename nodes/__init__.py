@@ -3,8 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from ..adapters.demo_models import register_weight_folders
-from . import assembly, budget, demo, lora, sampling, segment, storyboard
+from ..adapters.demo_models import WEIGHTS, register_weight_folders
+from ..adapters.encoders import register_encoder_folders
+from . import assembly, budget, demo, lora, memory, sampling, segment, storyboard
 from .routes import register_routes
 
 NODES: list[type[io.ComfyNode]] = [
@@ -12,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     *segment.NODES,
     *storyboard.NODES,
     *assembly.NODES,
+    *memory.NODES,
     *budget.NODES,
     *lora.NODES,
     *demo.NODES,
@@ -22,6 +24,7 @@ class ThroughlineExtension(ComfyExtension):
     @override
     async def on_load(self) -> None:
         register_weight_folders()
+        register_encoder_folders(WEIGHTS)
         register_routes()
 
     @override

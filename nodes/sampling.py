@@ -17,6 +17,7 @@ from .widgets import (
     check_widgets,
     guidance_widgets,
     low_noise_model_input,
+    memory_strength_widget,
     sampler_overrides,
     switch_sigma_widget,
 )
@@ -76,7 +77,8 @@ class ARSegmentSampler(io.ComfyNode):
                 TL_MEMORY.Input(
                     "memory",
                     optional=True,
-                    tooltip="What earlier shots looked like, for shots after a cut.",
+                    tooltip="How the film remembers itself, from a memory encoder. Connect it when "
+                    "places and characters come back.",
                 ),
                 TL_PLAN.Input(
                     "plan", optional=True, tooltip="A macro plan that fixes frames in advance."
@@ -198,6 +200,7 @@ class ARSegmentSampler(io.ComfyNode):
                     optional=True,
                     tooltip="LoRAs that the script names for single shots and characters.",
                 ),
+                memory_strength_widget(),
             ],
             outputs=[
                 TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),

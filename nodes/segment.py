@@ -9,10 +9,12 @@ from comfy_api.latest import io
 from ..planning.segments import SEED_RANGE
 from .film import plan_segment
 from .rendering import render_one
+from .sockets import TL_MEMORY
 from .widgets import (
     MAX_RESOLUTION,
     guidance_widgets,
     low_noise_model_input,
+    memory_strength_widget,
     sampler_overrides,
     switch_sigma_widget,
 )
@@ -99,6 +101,12 @@ class Segment(io.ComfyNode):
                 ),
                 *guidance_widgets(),
                 switch_sigma_widget(),
+                TL_MEMORY.Input(
+                    "memory",
+                    optional=True,
+                    tooltip="What came before this segment, from a memory encoder.",
+                ),
+                memory_strength_widget(),
             ],
             outputs=[
                 io.Latent.Output(

@@ -99,3 +99,18 @@ def switch_sigma_widget() -> io.Input:
         tooltip="Only with low_noise_model: noise level below which it takes over. "
         "Wan 2.2 was trained with 0.9 for I2V and 0.875 for T2V.",
     )
+
+
+def memory_strength_widget() -> io.Input:
+    """How much of the memory is read."""
+    return io.Float.Input(
+        "memory_strength",
+        optional=True,
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        advanced=True,
+        tooltip="Only with memory: 1 is as trained. Lower it when earlier shots show through; 0 "
+        "is the model without memory.",
+    )

@@ -8,7 +8,7 @@ to; a trained one remembers everything.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from .segments import Segment
 
@@ -31,13 +31,26 @@ class RecallPolicy:
     stream: Stream
 
 
-def remembered_latent_frames(segment: Segment, stream: Stream) -> int:
+class Placed(Protocol):
+    """What of a segment says how long it is: a planned one, or one of a finished run."""
+
+    @property
+    def start(self) -> str: ...
+
+    @property
+    def latent_frames(self) -> int: ...
+
+    @property
+    def known_latent_frames(self) -> int: ...
+
+
+def remembered_latent_frames(segment: Placed, stream: Stream) -> int:
     """Latent frames of a segment that a memory holds."""
     handed = segment.known_latent_frames if segment.start == "tail" else 0
     return segment.latent_frames - (handed if stream == "chain" else 0)
 
 
-def segment_starts(segments: Sequence[Segment], stream: Stream) -> tuple[int, ...]:
+def segment_starts(segments: Sequence[Placed], stream: Stream) -> tuple[int, ...]:
     """Time of each segment's first latent frame, the handed ones included, on the film's line.
 
     In a `chain` a handed frame has the time of the frame it copies; with `segment` the segments lie

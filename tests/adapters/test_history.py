@@ -25,6 +25,7 @@ def demo(comfy: ModuleType) -> Any:
 @pytest.fixture(scope="module")
 def load(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """`load(rate="2x2x2", stream="segment", ...)`: an encoder of random weights from a file."""
+    from throughline.adapters.cache import LatentCache
     from throughline.adapters.encoders import load_encoder
     from throughline.memory.encoder import HistoryEncoder
     from throughline.memory.rates import Rate
@@ -63,7 +64,7 @@ def load(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callabl
             "stream": stream,
         }
         write_encoder_file(path, state, metadata)
-        return load_encoder(path)
+        return load_encoder(path, LatentCache())
 
     return make
 
