@@ -157,7 +157,6 @@ def plan_film(request: FilmRequest) -> Film:
     memory, segments = plan_memory(
         request.memory, request.memory_strength, segments, models, latent_size
     )
-    followed = () if request.loras is None else ("lora",)
     return Film(
         request=request,
         family=family,
@@ -170,7 +169,7 @@ def plan_film(request: FilmRequest) -> Film:
             **loras.parameters(segments),
             **memory.parameters(),
         },
-        warnings=(*storyboard.warnings, *ignored_settings(storyboard, followed)),
+        warnings=(*storyboard.warnings, *ignored_settings(storyboard, loras.follows)),
         loras=loras,
         memory=memory,
     )

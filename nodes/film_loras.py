@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilmLoras:
-    """`fitted` are all connected LoRAs, `of_shots` those of each shot."""
+    """`fitted` are all connected LoRAs, `of_shots` those of each shot. `follows` are the settings
+    of a shot that the sampler follows because they are connected."""
 
     fitted: tuple[FittedLora, ...] = ()
     of_shots: tuple[tuple[AppliedLora, ...], ...] = ()
+    follows: tuple[str, ...] = ()
 
     def of(self, segment: Segment) -> tuple[AppliedLora, ...]:
         return self.of_shots[segment.shot] if self.of_shots else ()
@@ -65,4 +67,4 @@ def plan_loras(
         raise ValueError(f"loras must come from a Shot LoRA node, got {type(loras).__name__}")
     of_shots = loras_of_shots(storyboard, [one.offer for one in loras])
     fitted = tuple(fit_experts(model, low_noise_model, one) for one in loras)
-    return FilmLoras(fitted, of_shots)
+    return FilmLoras(fitted, of_shots, ("lora",))

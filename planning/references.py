@@ -8,6 +8,10 @@ that opens the file still resolves links.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .storyboard import Character, Location, Shot, Storyboard
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 # folder_paths.annotated_filepath of ComfyUI sends "name [output]" to another folder.
@@ -47,3 +51,16 @@ def check_reference_name(name: str) -> str:
         if part != part.rstrip(". ") or part != part.lstrip():
             raise refuse("no folder or file name that begins with a space or ends with ' ' or '.'")
     return name
+
+
+def reference_names(storyboard: Storyboard) -> tuple[str, ...]:
+    """Every picture that the script mentions, once, as written, in the order of mention.
+
+    They stay inside ComfyUI's input folder; nothing was opened.
+    """
+    holders: list[Character | Location | Shot] = [
+        *storyboard.characters,
+        *storyboard.locations,
+        *storyboard.shots,
+    ]
+    return tuple(dict.fromkeys(name for one in holders for name in one.refs))

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .lora_words import NamedLora, check_lora_name, check_lora_strength, parse_loras
-from .storyboard import Shot, Storyboard, StoryboardError, find_recall, listed
+from .storyboard import (
+    Character,
+    Location,
+    Shot,
+    Storyboard,
+    StoryboardError,
+    find_recall,
+    listed,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +118,7 @@ def _by_name(offers: Iterable[LoraOffer]) -> dict[str, int]:
 def _places(storyboard: Storyboard, offer: LoraOffer) -> set[str]:
     """Shot ids and names where the graph itself places a LoRA, spelled as they were defined."""
     ids = [shot.id for shot in storyboard.shots]
-    named = (*storyboard.characters, *storyboard.locations)
+    named: list[Character | Location] = [*storyboard.characters, *storyboard.locations]
     places = set()
     for wanted in offer.used_in:
         try:

@@ -50,10 +50,8 @@ class StoryboardError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Character:
-    """Somebody who returns. `pin`: the memory keeps the first good view of them.
-
-    `lora` names LoRAs of every shot they are in, as `planning/lora_words.py` reads them.
-    """
+    """Somebody who returns. `pin`: the memory keeps the first good view of them. `lora`: LoRAs of
+    every shot they are in, see `planning/lora_words.py`."""
 
     name: str
     description: str = ""
@@ -86,8 +84,7 @@ class Shot:
 
     `seconds` None: the node's own length counts. `transition` None: not marked, the node decides.
     `location` and `characters` are names defined in the storyboard. `recall`: earlier shot ids or
-    names. `lora` names LoRAs as `planning/lora_words.py` reads them. `caption` keeps its tags
-    (`<Ana>` or `@Ana`). `line`: where it stood in the text, 0 when
+    names. `lora`: see `planning/lora_words.py`. `caption` keeps its tags (`<Ana>` or `@Ana`). `line`: where it stood in the text, 0 when
     it came from elsewhere; it does not take part in comparisons.
     """
 
@@ -400,16 +397,3 @@ def _joined(parts: Iterable[str]) -> str:
             part = ((" " if text[-1] in _PAUSES else ", ") + part) if part else ""
         text += part
     return text
-
-
-def reference_names(storyboard: Storyboard) -> tuple[str, ...]:
-    """Every picture that the script mentions, once, as written, in the order of mention.
-
-    They stay inside ComfyUI's input folder (`planning/references.py`); nothing was opened.
-    """
-    holders: list[Character | Location | Shot] = [
-        *storyboard.characters,
-        *storyboard.locations,
-        *storyboard.shots,
-    ]
-    return tuple(dict.fromkeys(name for one in holders for name in one.refs))

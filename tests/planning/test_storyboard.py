@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from throughline.planning.references import check_reference_name
+from throughline.planning.references import reference_names
 from throughline.planning.script import parse_storyboard
 from throughline.planning.script_writer import to_text
 from throughline.planning.storyboard import (
@@ -21,7 +22,6 @@ from throughline.planning.storyboard import (
     StoryboardError,
     image_prompt,
     plain_caption,
-    reference_names,
     video_prompt,
 )
 from throughline.planning.storyboard_json import from_json, to_json
