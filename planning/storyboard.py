@@ -84,8 +84,8 @@ class Shot:
 
     `seconds` None: the node's own length counts. `transition` None: not marked, the node decides.
     `location` and `characters` are names defined in the storyboard. `recall`: earlier shot ids or
-    names. `lora`: see `planning/lora_words.py`. `caption` keeps its tags (`<Ana>` or `@Ana`). `line`: where it stood in the text, 0 when
-    it came from elsewhere; it does not take part in comparisons.
+    names. `lora`: see `planning/lora_words.py`. `caption` keeps its tags (`<Ana>` or `@Ana`).
+    `line`: where it stood in the text, 0 when it came from elsewhere; comparisons leave it out.
     """
 
     id: str

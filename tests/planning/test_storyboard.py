@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from throughline.planning.references import check_reference_name
-from throughline.planning.references import reference_names
+from throughline.planning.references import check_reference_name, reference_names
 from throughline.planning.script import parse_storyboard
 from throughline.planning.script_writer import to_text
 from throughline.planning.storyboard import (
