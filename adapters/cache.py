@@ -15,10 +15,9 @@ Three tiers:
 
 from __future__ import annotations
 
-import logging
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +27,11 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
-import comfy.utils
-import safetensors
-import safetensors.torch
 import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
+
+from .cache_files import Spill, in_ram, is_mapped, map_from_file, write_to_file
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -48,9 +46,6 @@ KEY = re.compile(r"[0-9A-Za-z_-]{1,128}")
 CALLBACK_KEY = "throughline_cache"
 PREFIX = "entry_"
 """In front of a key in the module's names, so that no key hides an attribute of nn.Module."""
-
-FILE_MARK = "_throughline_file"
-"""Attribute of a storage that is mapped from a file; core's copies of it do not have it."""
 
 STAGED = ("_v", "_v_signature", "_v_weight", "_v_bias")
 """What core's dynamic patcher writes on a module that it stages (`ModelPatcherDynamic.load`)."""
@@ -107,21 +102,6 @@ def read_cached(source: nn.Module, device: torch.device, dtype: torch.dtype) -> 
 
 
 @dataclass(frozen=True)
-class Spill:
-    """Where entries go beyond the RAM ceiling.
-
-    `write(path, data)` must leave the whole file or none (`runs.atomic.write_atomic`); `folder`
-    exists or is made. Files are named by their keys and may be shared by the runs of a folder.
-    `give_back` is called after tensors left RAM (`runs.heap.give_back_freed_memory`): without it
-    the C library kept 6 MB of holes for each 8 MB entry over 48 entries.
-    """
-
-    folder: Path
-    write: Callable[[Path, bytes], None]
-    give_back: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True)
 class CacheSizes:
     """Bytes of the entries by the tier that holds them."""
 
@@ -152,6 +132,7 @@ class LatentCache:
     - Whoever samples attaches `view(keys)` through `set_additional_models`; the value on the wire
       must own the cache, since ComfyUI only holds weak references. `patcher` is also the name
       under which ComfyUI looks for a model in a node's output.
+    - `ram_bytes` and `spill` may be set later: only a sampler knows its run folder.
     - `add` and `view` change the size of what ComfyUI manages: they take the entries off the device
       and must not be called while a sampler runs. The next sampling loads them again.
     """
@@ -245,7 +226,7 @@ class LatentCache:
         for leaf in self._leaves.values():
             if leaf.weight.device.type != "cpu":
                 device += leaf.bytes
-            elif _is_mapped(leaf):
+            elif is_mapped(leaf):
                 files += leaf.bytes
             else:
                 ram += leaf.bytes
@@ -265,17 +246,17 @@ class LatentCache:
         excess = self.sizes().ram - self.ram_bytes
         for key in sorted(self._used, key=self._used.__getitem__):
             leaf = self._leaves.get(key)
-            if leaf is not None and excess > 0 and _in_ram(leaf):
+            if leaf is not None and excess > 0 and in_ram(leaf):
                 excess -= leaf.bytes
-                _write(leaf, key, self.spill)
-                _map(leaf)
+                write_to_file(leaf, key, self.spill)
+                map_from_file(leaf)
         self.spill.give_back()
 
     def map_again(self) -> None:
         """Map what has a file and came back from the device as a copy in RAM. Writes nothing."""
         for leaf in self._leaves.values():
-            if leaf.file is not None and leaf.file.is_file() and _in_ram(leaf):
-                _map(leaf)
+            if leaf.file is not None and leaf.file.is_file() and in_ram(leaf):
+                map_from_file(leaf)
 
     def _touch(self, key: str) -> None:
         self._clock += 1
@@ -315,54 +296,6 @@ def _owned(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device without whatever larger storage it was cut from."""
     moved = tensor.detach().to(device).contiguous()
     return moved.clone() if moved.untyped_storage().nbytes() > moved.nbytes else moved
-
-
-def _is_mapped(leaf: CachedTensor) -> bool:
-    return hasattr(leaf.weight.untyped_storage(), FILE_MARK)
-
-
-def _in_ram(leaf: CachedTensor) -> bool:
-    return leaf.weight.device.type == "cpu" and not _is_mapped(leaf)
-
-
-def _write(leaf: CachedTensor, key: str, spill: Spill) -> None:
-    """Put the tensor on disk unless its file is there and holds the same."""
-    path = spill.folder / f"{key}.safetensors"
-    if leaf.file != path or not path.is_file():
-        if not _holds(path, leaf.weight):
-            spill.folder.mkdir(parents=True, exist_ok=True)
-            data = safetensors.torch.save({"tensor": leaf.weight.detach()}, {"key": key})
-            spill.write(path, data)
-        leaf.file = path
-
-
-def _map(leaf: CachedTensor) -> None:
-    """Replace the tensor in RAM by the same one mapped from its file."""
-    mapped = comfy.utils.load_torch_file(str(leaf.file), safe_load=True)["tensor"]
-    setattr(mapped.untyped_storage(), FILE_MARK, leaf.file)
-    leaf.weight = nn.Parameter(mapped, requires_grad=False)
-
-
-def _holds(path: Path, tensor: Tensor) -> bool:
-    """Whether a file has exactly this tensor; a damaged or foreign one is written again."""
-    if not path.is_file():
-        return False
-    try:
-        found = safetensors.torch.load(path.read_bytes()).get("tensor")
-    except (safetensors.SafetensorError, ValueError) as error:
-        logging.warning("%s is written again: it cannot be read (%s)", path, error)
-        return False
-    return (
-        found is not None
-        and found.dtype == tensor.dtype
-        and found.shape == tensor.shape
-        and torch.equal(_bits(found), _bits(tensor))
-    )
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor: equal where NaN meets NaN, and defined for every type."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _remember_clone(

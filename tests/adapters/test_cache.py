@@ -110,6 +110,26 @@ def test_another_type_is_a_copy_that_leaves_the_entry_alone(
     assert torch.equal(leaf.weight, tensor_of(0))
 
 
+def test_what_was_streamed_outlives_cores_buffer(
+    make_cache: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card core streams into a buffer that the next read overwrites; acted out on the CPU."""
+    import comfy.ops
+
+    _, leaves = make_cache(2)
+    buffer = torch.empty_like(leaves[0].weight)
+    returned: list[Any] = []
+
+    def stream(source: Any, **_: Any) -> tuple[torch.Tensor, None, str]:
+        return buffer.copy_(source.weight), None, "the stream"
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", stream)
+    monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *given: returned.append(given))
+    first, second = read(leaves[0]), read(leaves[1])
+    assert torch.equal(first, tensor_of(0)) and torch.equal(second, tensor_of(1))
+    assert [(given[0], given[3]) for given in returned] == [(leaf, "the stream") for leaf in leaves]
+
+
 def test_a_slice_does_not_keep_what_it_was_cut_from(make_cache: Callable[..., Any]) -> None:
     cache, _ = make_cache()
     leaf = cache.add("slice", tensor_of(0)[:3])
@@ -336,6 +356,15 @@ def test_what_the_dynamic_patcher_sized_for_a_short_history_is_sized_again(
     assert cache.patcher.model.dynamic_vbars == {}
     assert cache.patcher.model.dynamic_pins == {CPU: {"hostbufs_initialized": False}}
     assert not hasattr(leaf, "_v")
+
+
+def test_a_folder_may_be_named_later(make_cache: Callable[..., Any], spill: Any) -> None:
+    cache, leaves = make_cache(3, ram_bytes=BYTES)
+    assert cache.sizes().ram == 3 * BYTES
+    cache.spill = spill.spill
+    cache.view(["k0", "k1", "k2"])
+    assert (cache.sizes().ram, spill.written) == (BYTES, ["k0", "k1"])
+    assert all(torch.equal(read(leaf), tensor_of(i)) for i, leaf in enumerate(leaves))
 
 
 def test_beyond_the_ceiling_the_longest_unused_are_read_from_files(
