@@ -79,12 +79,15 @@ def slow_wan(
     strength: float = 1.0,
     reference: Tensor | None = None,
     stretch: tuple[Tensor, Tensor] | None = None,
+    hints: dict[int, Tensor] | None = None,
+    addon: tuple[dict[str, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """WanModel's output for `x` (b c t h w) with tokens `memory` (m d) at `positions` (m 3).
 
     `start` is the time of the segment's first latent frame; `timestep` is b, or b frames.
     `reference` (b c h w) is a noisy frame right before it that the head never sees. `stretch` is
-    what the segment's positions are multiplied by, and what is added.
+    what the segment's positions are multiplied by, and what is added. `hints` (b n d) are added to
+    the image after a block (VACE). `addon` are cross-attention weights and hidden states m w.
     """
     b, _, frames, height, width = x.shape
     patched = network.patch_embedding(padded(x, network.patch_size))
@@ -111,12 +114,17 @@ def slow_wan(
     if clip_fea is not None:
         text = torch.cat([network.img_emb(clip_fea), text], dim=1)
         pictures = clip_fea.shape[-2]
-    for block in network.blocks:
+    own = slice(len(memory), len(memory) + image.shape[1])
+    for index, block in enumerate(network.blocks):
         known = (slice(0, len(memory)), strength)
-        sequence = _slow_wan_block(block, sequence, modulation, places, text, pictures, known)
+        extra = None if addon is None else (index, own, *addon)
+        sequence = _slow_wan_block(
+            block, sequence, modulation, places, text, pictures, known, extra
+        )
+        if hints is not None and index in hints:
+            sequence[:, own] += hints[index]
     shift, scale = (network.head.modulation[None] + embedded[:, :, None]).unbind(2)
     out = network.head.head(network.head.norm(sequence) * (1 + scale) + shift)
-    own = slice(len(memory), len(memory) + image.shape[1])
     return network.unpatchify(out[:, own], size)[:, :, :frames, :height, :width]
 
 
@@ -128,6 +136,7 @@ def _slow_wan_block(
     text: Tensor,
     pictures: int | None,
     known: tuple[slice, float],
+    addon: tuple[int, slice, dict[str, Tensor], Tensor] | None,
 ) -> Tensor:
     table = (block.modulation[None] + modulation).unbind(2)  # each b n d: one row per token
     normed = block.norm1(x) * (1 + table[1]) + table[0]
@@ -143,7 +152,16 @@ def _slow_wan_block(
     nothing_hidden = torch.zeros(x.shape[1], x.shape[1])
     read = attend_blended(q, k, heads(attention.v(normed)), nothing_hidden, *known)
     x = x + attention.o(read.transpose(1, 2).flatten(2)) * table[2]
-    x = x + _slow_wan_text(block.cross_attn, block.norm3(x), text, pictures)
+    read_text = _slow_wan_text(block.cross_attn, block.norm3(x), text, pictures)
+    if addon is not None:
+        index, image, weights, hidden = addon
+        text_attention = block.cross_attn
+        q = text_attention.norm_q(text_attention.q(block.norm3(x)))[:, image]
+        k, v = (hidden @ weights[f"xattn.{index}.{name}.weight"].T for name in "kv")
+        mask = torch.zeros(q.shape[1], len(hidden))
+        seen = attend(heads(q), heads(k[None]), heads(v[None]), mask).transpose(1, 2).flatten(2)
+        read_text[:, image] += seen @ weights[f"xattn.{index}.o.weight"].T
+    x = x + read_text
     return x + block.ffn(block.norm2(x) * (1 + table[4]) + table[3]) * table[5]
 
 

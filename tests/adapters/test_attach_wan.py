@@ -97,3 +97,28 @@ def test_a_weaker_memory_is_a_mean_over_the_attention(strength: float, tiny: Any
 def test_frames_may_have_timesteps_of_their_own(tiny: Any) -> None:
     known_first = torch.tensor([[0.0, 820.0, 410.0], [0.0, 0.0, 820.0]])
     check("wan_ti2v", (3, 5, 7), tiny, timestep=known_first)
+
+
+def test_vace_hints_are_added_as_before(tiny: Any) -> None:
+    from throughline.adapters.attach import attach_memory
+
+    model = sharpen(tiny.FAMILIES["wan_vace"].model())
+    network, bank = model.model.diffusion_model, random_bank(48, 16, PATCH)
+    given = inputs("wan_vace", model, (3, 4, 6))
+    generator = torch.Generator().manual_seed(9)
+    control = {
+        "vace_context": torch.randn((2, 1, 96, 3, 4, 6), generator=generator),
+        "vace_strength": [0.7],
+    }
+    hints: dict[int, Tensor] = {}
+    handle = network.vace_blocks[0].register_forward_hook(
+        lambda _, __, out: hints.update({0: 0.7 * out[0]})
+    )
+    made = call_model(attach_memory(model, bank), *given, **control)
+    handle.remove()
+    with torch.no_grad():
+        tokens = slow_tokens([bank], project(network))
+        places = slow_positions([bank], -bank.latent_frames)
+        slow = slow_wan(network, *given, tokens, places, 0.0, hints=hints)
+    torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
+    assert float((made - call_model(model, *given, **control)).abs().max()) > 100 * TOLERANCE
