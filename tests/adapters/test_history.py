@@ -25,46 +25,17 @@ def demo(comfy: ModuleType) -> Any:
 @pytest.fixture(scope="module")
 def load(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """`load(rate="2x2x2", stream="segment", ...)`: an encoder of random weights from a file."""
-    from throughline.adapters.cache import LatentCache
+    from development.tiny_encoders import write_tiny_encoder
     from throughline.adapters.encoders import load_encoder
-    from throughline.memory.encoder import HistoryEncoder
-    from throughline.memory.rates import Rate
-    from throughline.memory.weight_format import EncoderConfig, write_encoder_file
 
     folder = tmp_path_factory.mktemp("encoders")
 
     def make(rate: str = "2x2x2", stream: str = "segment", lr_mode: str = "pixel") -> Any:
-        config = EncoderConfig(
-            in_channels=CHANNELS,
-            inner_dim=192,
-            rate=Rate.parse(rate),
-            widths=(8, 8, 16, 16),
-            heads=2,
-            caption_dim=128,
-        )
-        generator = torch.Generator().manual_seed(0)
-        shapes = {key: value.shape for key, value in HistoryEncoder(config).state_dict().items()}
-        state = {key: torch.randn(s, generator=generator) * 0.2 for key, s in shapes.items()}
         path = folder / f"{rate}_{stream}_{lr_mode}.safetensors"
-        metadata = {
-            "base": "throughline-demo",
-            "in_channels": str(CHANNELS),
-            "inner_dim": "192",
-            "rate": rate,
-            "grid_round": "ceil",
-            "rope_mode": "history_negative",
-            "causal": "1",
-            "lr_mode": lr_mode,
-            "memory_t0": "1",
-            "segment_latents": "6",
-            "fps": "8",
-            "widths": "8,8,16,16",
-            "heads": "2",
-            "caption_dim": "128",
-            "stream": stream,
-        }
-        write_encoder_file(path, state, metadata)
-        return load_encoder(path, LatentCache())
+        write_tiny_encoder(
+            path, rate=rate, inner_dim=192, caption_dim=128, stream=stream, lr_mode=lr_mode
+        )
+        return load_encoder(path)
 
     return make
 
