@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.model_patcher
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ..memory.bank import MemoryBank, MemoryPiece
 from .families import family_of
 from .hunyuan_memory import HUNYUAN_INJECTION
+from .memory_calls import apply_uncompiled, passes_that_fit, prepare_with_memory
+from .memory_calls import memory_as_noise_shape as memory_as_noise_shape
 from .memory_cross_attention import CrossAttention, make_cross_attention
 from .memory_stream import ATTACHED, AttachedMemory, Injection
 from .wan_memory import WAN_INJECTION
@@ -51,8 +52,8 @@ def attach_memory(
     and values are computed here, once.
 
     A second bank on the same clone adds to the first. While memory is on it a compiled model runs
-    uncompiled (`_apply_uncompiled`). Raises ValueError for a model that cannot read memory, a bank
-    or weights of another width or latent, and a strength outside 0..1.
+    uncompiled (`memory_calls.apply_uncompiled`). Raises ValueError for a model that cannot read
+    memory, a bank or weights of another width or latent, and a strength outside 0..1.
     """
     injection = injection_of(model)
     if not 0.0 <= strength <= 1.0:
@@ -66,6 +67,7 @@ def attach_memory(
     start = segment_start_latent_frames
     memory = AttachedMemory(
         bank=bank,
+        injection=injection,
         strength=strength,
         segment_start=bank.latent_frames if start is None else start,
         cross_attention=_cross_attention(model, injection, bank, cross_attention),
@@ -118,18 +120,6 @@ def project_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
     return projected.to(latents)
 
 
-def memory_as_noise_shape(
-    noise_shape: Sequence[int], tokens: int, patch_size: tuple[int, int, int]
-) -> list[int]:
-    """A noise shape whose number of latent cells includes `tokens` memory tokens.
-
-    Core's estimate reads the batch and the product of what follows the channels. All cells go to
-    the last axis, so that core's context windows, which shorten the time axis, find it short.
-    """
-    batch, channels, *sides = noise_shape
-    return [batch, channels, 1, 1, math.prod(sides) + tokens * math.prod(patch_size)]
-
-
 def _add(clone: ModelPatcher, injection: Injection, memory: AttachedMemory) -> None:
     """Put a memory beside those that the clone has, strongest first."""
     options = clone.model_options["transformer_options"]
@@ -139,8 +129,9 @@ def _add(clone: ModelPatcher, injection: Injection, memory: AttachedMemory) -> N
     clone.model_options["transformer_options"] = {**options, ATTACHED: ordered}
     if len(attached) == 1:
         injection.install(clone)
-        clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, ATTACHED, _prepare_with_memory)
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, ATTACHED, _apply_uncompiled)
+        clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, ATTACHED, prepare_with_memory)
+        clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, ATTACHED, passes_that_fit)
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, ATTACHED, apply_uncompiled)
 
 
 def _cross_attention(
@@ -203,29 +194,3 @@ def _check_shape(got: Sequence[int], expected: Sequence[int], what: str) -> None
             f"{what} must be {'x'.join(map(str, expected))} for this model, got "
             f"{'x'.join(map(str, got))}: encode the history again for it"
         )
-
-
-def _prepare_with_memory(
-    executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, **kwargs: Any
-) -> Any:
-    """Core's wrapper around prepare_sampling: its estimate then counts the memory tokens."""
-    options = kwargs["model_options"]
-    attached = options["transformer_options"][ATTACHED]
-    shape = list(noise_shape)
-    windows = options.get("context_handler")
-    if windows is not None:
-        shape[windows.dim] = min(shape[windows.dim], windows.context_length)
-    tokens = sum(memory.bank.tokens for memory in attached)
-    patch = injection_of(model).patch_size(model.model.diffusion_model)
-    return executor(model, memory_as_noise_shape(shape, tokens, patch), conds, **kwargs)
-
-
-def _apply_uncompiled(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Core's wrapper around apply_model: a compiled model runs uncompiled while memory is on it.
-
-    Core's compile node tells torch never to look at `transformer_options` again
-    (`skip_torch_compile_dict`), so code that was compiled without memory would go on without it:
-    measured, a memory attached after the first segment changed nothing, without an error.
-    """
-    with torch.compiler.set_stance("force_eager"):
-        return executor(*args, **kwargs)

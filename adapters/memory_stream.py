@@ -46,6 +46,7 @@ class AttachedMemory:
     """
 
     bank: MemoryBank
+    injection: Injection
     strength: float
     segment_start: int
     cross_attention: CrossAttention | None = None

@@ -109,10 +109,13 @@ def test_a_faint_memory_is_near_the_model(tiny: Any) -> None:
 
 def test_levels_of_strength_are_a_mean() -> None:
     from throughline.adapters.memory_stream import AttachedMemory, strength_levels
+    from throughline.adapters.wan_memory import WAN_INJECTION
 
     def memory(strength: float, cells: int) -> AttachedMemory:
         bank = random_bank(48, 16, (1, 2, 2), grids=((1, 1, cells),))
-        return AttachedMemory(bank=bank, strength=strength, segment_start=0)
+        return AttachedMemory(
+            bank=bank, injection=WAN_INJECTION, strength=strength, segment_start=0
+        )
 
     assert strength_levels([memory(1.0, 5)]) == ((1.0, 5),)
     assert strength_levels([memory(0.25, 5)]) == ((0.75, 0), (0.25, 5))

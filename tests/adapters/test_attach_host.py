@@ -449,8 +449,36 @@ def test_core_reserves_for_one_window_and_the_memory(
     assert with_memory == pytest.approx(own * (3 + 7) / FRAMES, rel=1e-6)
 
 
+@pytest.mark.parametrize(("share", "batches"), [(1.01, [2, 2]), (0.99, [1, 1, 1, 1])])
+def test_both_passes_go_in_one_batch_where_they_fit(
+    share: float,
+    batches: list[int],
+    model: Any,
+    sample: Callable[..., Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Just above and below what both passes need with memory; without it both would fit."""
+    from throughline.adapters.attach import attach_memory
+
+    frames = 7
+    cells = [2, 16, FRAMES + frames, 4, 6]
+    free = share * 1.5 * model.model.memory_required(cells)
+    attached = attach_memory(model, bank_for(grids=((frames, 2, 3),)))
+    whole = sample(attached)
+    sizes: list[int] = []
+
+    def note(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        sizes.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    attached.add_wrapper_with_key("diffusion_model", "test", note)
+    monkeypatch.setattr(type(attached), "get_free_memory", lambda *_: free)
+    torch.testing.assert_close(sample(attached), whole, atol=1e-5, rtol=0.0)
+    assert sizes == batches
+
+
 def test_cells_of_memory_are_those_of_its_tokens() -> None:
-    from throughline.adapters.attach import memory_as_noise_shape
+    from throughline.adapters.memory_calls import memory_as_noise_shape
 
     assert memory_as_noise_shape([1, 16, 21, 60, 104], 3640, (1, 2, 2)) == [
         *(1, 16, 1, 1),
