@@ -87,7 +87,8 @@ def load_encoder(path: Path, cache: LatentCache | None = None) -> LoadedEncoder:
 
     Raises ValueError naming file, rule and value.
     """
-    return encoder_from_file(read_encoder_file(path), cache or LatentCache())
+    own = LatentCache() if cache is None else cache
+    return encoder_from_file(read_encoder_file(path), own)
 
 
 def encoder_from_file(file: EncoderFile, cache: LatentCache) -> LoadedEncoder:

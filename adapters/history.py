@@ -458,7 +458,9 @@ def keep(memory: Memory, key: str, tensor: Tensor) -> CachedTensor:
     The cache holds what somebody holds: the caller keeps the leaf until its piece does.
     """
     held = memory.cache.get(key)
-    return held or memory.cache.add(key, tensor[0].to("cpu", memory.dtype))
+    if held is not None:
+        return held
+    return memory.cache.add(key, tensor[0].to("cpu", memory.dtype))
 
 
 def piece_of(

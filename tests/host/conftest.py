@@ -96,8 +96,57 @@ def make_values() -> dict[str, Callable[[], Any]]:
         "33": lambda: 33,
         "99": lambda: 99,
         "5000.0": lambda: 5000.0,
+        **memory_values(),
         "run": lambda: open_run(runs_folder() / "film"),
         "small run": lambda: open_run(runs_folder() / "small"),
+    }
+
+
+def memory_values() -> dict[str, Callable[[], Any]]:
+    """Encoders and memories for the tiny Wan model, by name."""
+    import tempfile
+
+    import torch
+
+    from development.tiny_encoders import write_tiny_encoder
+    from development.tiny_models import FAMILIES, tiny_wan_vae
+    from throughline.adapters.encoders import load_encoder
+    from throughline.nodes.remembering import make_memory, memory_request
+
+    def encoder(**changes: Any) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tiny.safetensors"
+            write_tiny_encoder(path, **changes)
+            return load_encoder(path)
+
+    def memory(side: int = 4, **changes: Any) -> Any:
+        inputs = {
+            "model": FAMILIES["wan_t2v"].model(),
+            "vae": tiny_wan_vae(),
+            "encoder": encoder(),
+            "history": {"samples": torch.zeros(1, 16, 2, side, side)},
+            "form": "automatic",
+            "rate": "2x2x2",
+            "recent_frames": "automatic",
+            "window": 0,
+            "pin": "references and first shot",
+            "captions": "",
+            "width": 0,
+            "height": 0,
+        }
+        return make_memory(memory_request({**inputs, **changes})).memory
+
+    nothing = {"recent_frames": "anchors only", "pin": "references only"}
+    return {
+        "memory encoder": encoder,
+        "chain encoder": lambda: encoder(stream="chain"),
+        "wide encoder": lambda: encoder(inner_dim=64),
+        "hunyuan encoder": lambda: encoder(base="hunyuanvideo"),
+        "memory": memory,
+        "larger memory": lambda: memory(8),
+        "empty memory": lambda: memory(history=None),
+        "memory of nothing": lambda: memory(history=None, **nothing),
+        "no latent frames": lambda: {"samples": torch.zeros(1, 16, 0, 4, 4)},
     }
 
 
