@@ -344,18 +344,55 @@ def test_a_sampler_loads_the_entries_with_its_model(make_cache: Callable[..., An
     assert seen == [(3 * BYTES, True)] * 2
 
 
-def test_what_the_dynamic_patcher_sized_for_a_short_history_is_sized_again(
-    make_cache: Callable[..., Any],
+@pytest.fixture
+def dynamic(comfy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Core's dynamic patcher in force, its native library acted out: ranges that only count. Gives
+    the device, on which nothing may really be put."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy_aimdo.host_buffer
+    import comfy_aimdo.model_vbar
+
+    class Range(comfy_aimdo.model_vbar.ModelVBAR):
+        def __init__(self, size: int, device: int) -> None:
+            self.max_size, self.device, self.offset, self.base_addr = size, device, 0, 0
+
+        def prioritize(self, malloc_async_clamp: Any = None) -> None: ...
+
+        def loaded_size(self) -> int:
+            return 0
+
+        def free_memory(self, size_bytes: int) -> int:
+            return 0
+
+    monkeypatch.setattr(comfy_aimdo.model_vbar, "ModelVBAR", Range)
+    monkeypatch.setattr(
+        comfy_aimdo.host_buffer, "HostBuffer", lambda *sizes: SimpleNamespace(size=0, sizes=sizes)
+    )
+    monkeypatch.setattr(comfy.model_management, "MAX_PINNED_MEMORY", 1 << 40)
+    patcher = comfy.model_patcher.ModelPatcherDynamic
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", patcher)
+    return torch.device("cuda", 0)
+
+
+def test_the_dynamic_patcher_stages_every_entry_of_a_growing_history(
+    make_cache: Callable[..., Any], dynamic: torch.device
 ) -> None:
-    """Its address range is ten times the model at the first load: a history outgrows that."""
-    cache, (leaf,) = make_cache(1)
-    cache.patcher.model.dynamic_vbars = {CPU: "a range for one entry"}
-    cache.patcher.model.dynamic_pins = {CPU: {"hostbufs_initialized": True}}
-    leaf._v = ("a range for one entry", 0, BYTES)
-    cache.add("more", tensor_of(1))
-    assert cache.patcher.model.dynamic_vbars == {}
-    assert cache.patcher.model.dynamic_pins == {CPU: {"hostbufs_initialized": False}}
-    assert not hasattr(leaf, "_v")
+    """It reserves addresses for ten times the model, pinned memory for twice, at its first load:
+    30 entries outgrow what one was given."""
+    cache, leaves = make_cache(1, load_device=dynamic, offload_device=CPU)
+    assert cache.patcher.is_dynamic()
+    for index in range(1, 30):
+        cache.patcher.partially_load(dynamic)
+        assert all(hasattr(leaf, "_v") for leaf in leaves)
+        assert [leaf.weight.device for leaf in leaves] == [CPU] * index
+        leaves.append(cache.add(f"k{index}", tensor_of(index)))
+    cache.patcher.partially_load(dynamic)
+    ranges = {id(leaf._v[0]) for leaf in leaves}
+    assert len(ranges) == 1
+    assert leaves[0]._v[0].max_size == 10 * cache.patcher.model_size() == 300 * BYTES
+    pinned = cache.patcher.model.dynamic_pins[dynamic]["weights"][0].sizes
+    assert pinned[2] == 60 * BYTES
 
 
 def test_a_folder_may_be_named_later(make_cache: Callable[..., Any], spill: Any) -> None:
