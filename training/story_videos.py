@@ -14,6 +14,7 @@ A `.txt` without times is one caption for the whole video. Encoding goes on wher
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -144,8 +145,8 @@ def read_segments(video: Path, settings: CutSettings) -> Iterator[Tensor]:
     held: list[Tensor] = []
     wanted = 0
     for index, frame in enumerate(iio.imiter(video, plugin="pyav")):
-        # a video slower than the settings shows a frame more than once
-        while round(wanted * own_rate / settings.fps) <= index:
+        # the frame that shows at a moment; of a video slower than the settings more than once
+        while math.floor(wanted * own_rate / settings.fps + 1e-6) <= index:
             held.append(fit_picture(frame, settings.height, settings.width))
             wanted += 1
             if len(held) == settings.frames:
