@@ -253,6 +253,16 @@ def test_a_view_holds_what_is_read_and_others_live_while_they_are_held(
     assert cache.patcher.model_size() == 2 * BYTES
 
 
+def test_what_only_the_cache_holds_stays_when_it_grows(make_cache: Callable[..., Any]) -> None:
+    cache, _ = make_cache()
+    for index in range(3):
+        cache.add(f"k{index}", tensor_of(index))
+    gc.collect()
+    assert [torch.equal(read(cache.get(f"k{i}")), tensor_of(i)) for i in range(3)] == [True] * 3
+    cache.view(["k2", "k0"])
+    assert len(cache) == 2 and cache.patcher.model_size() == 2 * BYTES
+
+
 def test_the_same_view_stays_on_the_device(make_cache: Callable[..., Any]) -> None:
     import comfy.model_management as management
 
