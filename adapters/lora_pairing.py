@@ -27,6 +27,8 @@ class Card(Protocol):
     """What is read of an encoder's metadata (memory/weight_format.py, EncoderCard)."""
 
     @property
+    def name(self) -> str: ...
+    @property
     def title(self) -> str: ...
     @property
     def lora(self) -> str: ...
@@ -54,21 +56,21 @@ def pair(lora: LoraFile, strength: float, card: Card | None) -> Pairing:
         return _without_encoder(lora)
     if not card.lora_hash:
         return _warn(
-            f"The encoder {card.title!r} names no LoRA. If it was trained with one, only its "
+            f"The encoder {_called(card)!r} names no LoRA. If it was trained with one, only its "
             "maker can say whether it is this."
         )
     if card.lora_hash != lora.digest:
         return _warn(
-            f"The encoder {card.title!r} was trained with {card.lora or 'another LoRA'} "
+            f"The encoder {_called(card)!r} was trained with {card.lora or 'another LoRA'} "
             f"(hash {_short(card.lora_hash)}), but {lora.name} has {_short(lora.digest)}. "
             "Load the LoRA that belongs to the encoder."
         )
     if strength != 1.0:
         return _warn(
-            f"{lora.name} belongs to the encoder {card.title!r}, but was trained at strength 1 "
+            f"{lora.name} belongs to the encoder {_called(card)!r}, but was trained at strength 1 "
             f"and is at {strength:g}."
         )
-    return Pairing(text=f"{lora.name} belongs to the encoder {card.title!r}.", warning=False)
+    return Pairing(text=f"{lora.name} belongs to the encoder {_called(card)!r}.", warning=False)
 
 
 def _without_encoder(lora: LoraFile) -> Pairing:
@@ -100,14 +102,18 @@ def missing_lora(model: ModelPatcher, card: Card) -> str | None:
     if not card.lora_hash or card.lora_hash in memory_loras(model):
         return None
     return (
-        f"The encoder {card.title!r} was trained with the LoRA {card.lora or 'of another file'} "
+        f"The encoder {_called(card)!r} was trained with the LoRA {card.lora or 'of another file'} "
         f"(hash {_short(card.lora_hash)}), which is not on this model: the model does not "
-        "understand its memory without it. Put ThroughlineLoadMemoryLoRA before this node."
+        "understand its memory without it. Put the node Load memory LoRA before this one."
     )
 
 
 def _warn(text: str) -> Pairing:
     return Pairing(text=f"Warning: {text}", warning=True)
+
+
+def _called(card: Card) -> str:
+    return card.title or card.name
 
 
 def _short(digest: str) -> str:

@@ -29,8 +29,7 @@ from ..planning.frames import FrameGrid
 from ..planning.script import parse_storyboard
 from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
 from ..planning.storyboard import Shot, Storyboard, Transition
-from ..planning.storyboard_summary import ignored_settings
-from .film_loras import FilmLoras, plan_loras
+from .film_loras import FilmLoras, film_warnings, plan_loras
 from .film_memory import FilmMemory, plan_memory
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def plan_film(request: FilmRequest) -> Film:
             **loras.parameters(segments),
             **memory.parameters(),
         },
-        warnings=(*storyboard.warnings, *ignored_settings(storyboard, loras.follows)),
+        warnings=film_warnings(storyboard, loras, memory.memory, models),
         loras=loras,
         memory=memory,
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.lora_pairing import missing_lora
 from ..adapters.lora_switch import FittedLora, LoraSwitch, OfferedLora, fit_experts
 from ..planning.segments import Segment
 from ..planning.shot_loras import AppliedLora, loras_of_shots
 from ..planning.storyboard import Storyboard
+from ..planning.storyboard_summary import ignored_settings
 from ..runs.keys import LORAS
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+
+    from ..adapters.history import Memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,23 @@ class FilmLoras:
         """Made once for all segments of a film."""
         applied = [self.of(segment) for segment in segments]
         return LoraSwitch(model, low_noise_model, self.fitted, applied)
+
+
+def film_warnings(
+    storyboard: Storyboard, loras: FilmLoras, memory: Memory | None, models: Sequence[ModelPatcher]
+) -> tuple[str, ...]:
+    """What an artist should know before a film is made; a missing memory LoRA is also logged."""
+    missing = missing_loras(memory, models)
+    for text in missing:
+        logging.warning(text)
+    return (*storyboard.warnings, *ignored_settings(storyboard, loras.follows), *missing)
+
+
+def missing_loras(memory: Memory | None, models: Sequence[ModelPatcher]) -> tuple[str, ...]:
+    """A sentence for each encoder of `memory` whose LoRA is not on each of the models."""
+    encoders = () if memory is None else memory.encoders
+    found = [missing_lora(model, encoder.card) for encoder in encoders for model in models]
+    return tuple(dict.fromkeys(text for text in found if text is not None))
 
 
 def plan_loras(

@@ -347,3 +347,94 @@ def test_an_encoder_asks_the_model_for_its_lora(comfy: Any, loras: Path) -> None
     off, _ = LoadMemoryLoRA.execute(model, "coat.safetensors", 0.0).args
     assert off is model and missing_lora(off, card) is not None
     assert missing_lora(model, SimpleNamespace(title="x", lora="", lora_hash="")) is None
+
+
+# Together with a memory.
+
+
+@pytest.fixture
+def remembering(
+    film: Callable[..., Graph], comfy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Graph]:
+    """`remembering(**inputs)`: a film "s" with the memory of a tiny encoder whose LoRA is the coat;
+    the model comes through the node "l" of its memory LoRA with `lora="..."`."""
+    import folder_paths
+
+    from development.tiny_encoders import write_tiny_encoder
+    from throughline.memory.lora_digest import lora_digest
+
+    folder = tmp_path / "memory_encoders"
+    folder.mkdir()
+    pair = {"lora": "coat.safetensors", "lora_hash": lora_digest(tensors(1)), "title": "tiny"}
+    write_tiny_encoder(folder / "tiny.safetensors", **pair)
+    known = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(known, "memory_encoders", ([str(folder)], {".safetensors"}))
+
+    def make(lora: str = "", **inputs: Any) -> Graph:
+        graph = film(memory=["e", 0], **inputs)
+        graph["n"] = {
+            "class_type": "ThroughlineLoadMemoryEncoder",
+            "inputs": {"encoder_name": "tiny.safetensors"},
+        }
+        graph["e"] = {
+            "class_type": "ThroughlineMemoryEncoder",
+            "inputs": {
+                "model": ["m", 0],
+                "vae": ["m", 2],
+                "encoder": ["n", 0],
+                "form": "automatic",
+                "rate": "2x2x2",
+                "recent_frames": "automatic",
+                "window": 0,
+                "pin": "references and first shot",
+                "captions": "",
+                "width": 0,
+                "height": 0,
+            },
+        }
+        if lora:
+            graph["l"] = {
+                "class_type": "ThroughlineLoadMemoryLoRA",
+                "inputs": {
+                    "model": ["m", 0],
+                    "lora_name": lora,
+                    "strength": 1.0,
+                    "encoder": ["n", 0],
+                },
+            }
+            graph["s"]["inputs"]["model"] = ["l", 0]
+        return graph
+
+    return make
+
+
+def test_a_film_says_that_the_memory_lora_is_missing(
+    run_film: Callable[..., Any], remembering: Callable[..., Graph], loras: Path, caplog: Any
+) -> None:
+    """Without any memory LoRA, with another one, and with the right one."""
+    outputs, _ = run_film(remembering(script="A room."))
+    assert "Warning, The encoder 'tiny' was trained with the LoRA coat" in outputs["s"]["text"][0]
+    assert "was trained with the LoRA coat" in caplog.text
+    outputs, _ = run_film(remembering("face.safetensors", script="A room."))
+    assert "Warning, The encoder" in outputs["s"]["text"][0]
+    assert outputs["l"]["text"][0].startswith("Warning: The encoder 'tiny' was trained with coat")
+    outputs, _ = run_film(remembering("coat.safetensors", script="A room."))
+    assert "Warning" not in outputs["s"]["text"][0]
+    assert outputs["l"]["text"] == ["coat.safetensors belongs to the encoder 'tiny'."]
+
+
+def test_a_shot_lora_in_a_film_that_remembers(
+    run_film: Callable[..., Any],
+    remembering: Callable[..., Graph],
+    with_loras: Callable[..., Graph],
+    read: Callable[[], list[torch.Tensor]],
+    loras: Path,
+) -> None:
+    """The last two segments have the LoRA; the others are equal to the bit."""
+    script = SCRIPT.replace("It rains.", "It rains. {lora: face}")
+    run_film(remembering(script=script))
+    bare = read()
+    graph = {**with_loras(script), **remembering(script=script, loras=["face", 0])}
+    _, events = run_film(graph)
+    assert rendered(events) == [4, 5]
+    assert equal(bare, read()) == [True, True, True, False, False]
