@@ -161,9 +161,9 @@ def foreign_encoder(tensors: Mapping[str, Tensor]) -> str | None:
         )
     if any(key.startswith(f"{PREFIX}hr_blocks.") for key in tensors):
         last = tensors.get(f"{PREFIX}proj_out.weight")
-        width = "" if last is None else f", width {last.shape[0]}"
+        wide = "" if last is None else f", width {last.shape[0]}"
         return (
-            f"is a CaR memory encoder for its own Wan 2.2 5B with camera attention{width}; its "
+            f"is a CaR memory encoder for its own Wan 2.2 5B with camera attention{wide}; its "
             "residual blocks are not causal and need that model. Use an encoder that was trained "
             "for your model"
         )

@@ -11,7 +11,8 @@ import torch
 from ..adapters.attach import attach_memory, can_remember
 from ..adapters.encoders import check_fits
 from ..adapters.family import Conditioning
-from ..adapters.history import HistoryClip, HistoryWriter, Memory
+from ..adapters.history import HistoryWriter
+from ..adapters.memory_value import HistoryClip, Memory
 from ..adapters.sampling import SamplerSettings
 from ..planning.recall import pinned_segments, segment_starts, with_recall
 from ..planning.segments import Segment

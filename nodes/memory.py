@@ -8,11 +8,12 @@ from comfy_api.latest import io, ui
 
 from ..adapters.attach import attach_memory
 from ..adapters.encoders import LoadedEncoder, encoder_names, encoder_path, load_encoder
-from ..adapters.history import Memory
+from ..adapters.memory_value import Memory
 from ..memory.rates import RATES
 from ..planning.recall import parse_shots
 from ..planning.segments import SEED_RANGE
 from .film_memory import check_memory_fits
+from .memory_summary import describe_memory
 from .remembering import (
     ANCHORS,
     AUTOMATIC,
@@ -21,7 +22,6 @@ from .remembering import (
     PIN_SHOT,
     REMEMBER,
     chosen_bank,
-    describe_memory,
     make_memory,
     memory_request,
     new_cache,

@@ -17,7 +17,8 @@ from ..adapters.attach import attach_memory
 from ..adapters.blank import BlankClips
 from ..adapters.families import family_of
 from ..adapters.family import Conditioning
-from ..adapters.history import HistoryClip, Memory, thumbnail
+from ..adapters.history import thumbnail
+from ..adapters.memory_value import HistoryClip, Memory
 from ..adapters.sampling import SamplerSettings, sample_segment, schedule_sigmas
 from ..adapters.text import check_text, text_width
 from ..memory.bank import MemoryEntry
@@ -65,8 +66,9 @@ def preview_memory(request: PreviewRequest) -> tuple[torch.Tensor, str]:
     for entry in bank.entries:
         line, pictures = f"{entry.title}: {entry.tokens} tokens", [entry.picture]
         if asks and entry.picture is not None:
-            pictures.append(retrieved_picture(request, entry))
-            line += f", retrieved at {psnr(*pictures):.1f} dB"
+            found = retrieved_picture(request, entry)
+            pictures.append(found)
+            line += f", retrieved at {psnr(entry.picture, found):.1f} dB"
         lines.append(line)
         tiles.append(labelled(pictures, f"{entry.title} | {entry.tokens} tokens"))
         progress.update(1)

@@ -44,7 +44,7 @@ def load(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 def new_memory(demo: Any, tiny: ModuleType) -> Callable[..., Any]:
     """`new_memory(form, *encoders, ...)`: an empty memory for the demo model, with a small VAE."""
     from throughline.adapters.cache import LatentCache
-    from throughline.adapters.history import Memory, empty_bank
+    from throughline.adapters.memory_value import Memory, empty_bank
     from throughline.memory.rates import Rate
     from throughline.planning.recall import RecallPolicy
 
@@ -76,7 +76,7 @@ def new_memory(demo: Any, tiny: ModuleType) -> Callable[..., Any]:
 
 def clip(latent_frames: int = 6, seed: int = 0, **changes: Any) -> Any:
     """A clip of random latents of 64 x 64 pixels."""
-    from throughline.adapters.history import HistoryClip
+    from throughline.adapters.memory_value import HistoryClip
 
     generator = torch.Generator().manual_seed(seed)
     shape = (1, CHANNELS, latent_frames, LATENT_SIDE, LATENT_SIDE)
@@ -197,12 +197,12 @@ def _flat(entry: Any) -> tuple[torch.Tensor, ...]:
 def test_a_clip_is_encoded_and_held_once(
     load: Any, new_memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughline.adapters import history
+    from throughline.adapters import history, pieces
 
     memory = new_memory("encoder", load())
     one = history.remember(memory, [clip()])
-    monkeypatch.setattr(history, "run_encoder", None)
-    monkeypatch.setattr(history, "picture_latents", None)
+    monkeypatch.setattr(pieces, "run_encoder", None)
+    monkeypatch.setattr(pieces, "picture_latents", None)
     two = history.remember(memory, [clip()])
     left, right = (bank.entries[0].pieces[0] for bank in (one.bank, two.bank))
     assert left.fine.weight.data_ptr() == right.fine.weight.data_ptr()
@@ -283,7 +283,7 @@ def test_a_clip_without_new_frames_is_refused(new_memory: Any) -> None:
 
 
 def test_encoders_of_two_rope_modes_are_refused(load: Any) -> None:
-    from throughline.adapters.history import empty_bank
+    from throughline.adapters.memory_value import empty_bank
 
     one = load()
     other = replace(one, card=replace(one.card, rope_mode="history_first", name="b"))

@@ -186,16 +186,16 @@ def test_every_untrained_form_makes_a_film(run_film: Any, graph: Any, read: Any,
 def test_each_segment_is_encoded_once(
     run_film: Any, graph: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughline.adapters import history
+    from throughline.adapters import pieces
 
     calls: list[int] = []
-    encode = history.run_encoder
+    encode = pieces.run_encoder
 
     def counted(loaded: Any, latents: torch.Tensor, *rest: Any) -> Any:
         calls.append(latents.shape[2])
         return encode(loaded, latents, *rest)
 
-    monkeypatch.setattr(history, "run_encoder", counted)
+    monkeypatch.setattr(pieces, "run_encoder", counted)
     run_film(graph())
     assert calls == [3, 2, 3]  # whole segments, each when it is first remembered; the last never
 
