@@ -44,9 +44,11 @@ class Provenance:
 
 
 def lora_factors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A trained LoRA in ComfyUI's names: `diffusion_model.LAYER.lora_A.weight` and `lora_B`.
+    """A trained LoRA as `PREFIX.LAYER.lora_A.weight` and `lora_B`.
 
-    `values` are a trainer's parameters by name; those that are no LoRA are left out.
+    Layers of Wan have ComfyUI's names behind `diffusion_model`, those of other models diffusers'
+    behind `transformer`. `values` are a trainer's parameters by name; those that are no LoRA are
+    left out.
     """
     factors = {}
     for name, value in values.items():
@@ -54,9 +56,12 @@ def lora_factors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not found:
             continue
         layer = stem.split("transformer.", 1)[1]
-        for theirs, ours in LAYER_NAMES:
-            layer = layer.replace(theirs, ours)
-        factors[f"diffusion_model.{layer}.lora_{rest[0]}.weight"] = value
+        prefix = "transformer"
+        if layer.startswith("blocks."):  # Wan; the others' are transformer_blocks and such
+            prefix = "diffusion_model"
+            for theirs, ours in LAYER_NAMES:
+                layer = layer.replace(theirs, ours)
+        factors[f"{prefix}.{layer}.lora_{rest[0]}.weight"] = value
     return factors
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from throughline.memory.encoder import EncoderConfig
@@ -17,6 +19,7 @@ from throughline.training.hunyuan_memory_model import (
     valid_rows,
     with_pooled,
 )
+from throughline.training.memory_export import lora_factors
 from throughline.training.memory_model import MemoryModel
 
 GRID, WIDTH, TEXT, POOLED = (3, 4, 6), 32, 12, 8
@@ -219,3 +222,62 @@ def test_an_encoder_for_patches_of_one_has_the_grid_of_the_model() -> None:
     config = EncoderConfig(in_channels=4, inner_dim=WIDTH, rate=Rate(2, 2, 2), patch=(1, 1, 1))
     assert config.spatial_stride == (2, 2)
     assert config.memory_grid((1, 4, 5, 5, 6)).tokens == 3 * 3 * 3
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.5"])
+def test_a_short_training_falls_and_exports(version: str, tmp_path: Path) -> None:
+    """The whole of Stage I on a model of the class: stories of one colour per segment."""
+    accelerate = pytest.importorskip("accelerate")
+    from throughline.training.memory_data import StoryFolder
+    from throughline.training.memory_plan import StepShape
+    from throughline.training.memory_stages import begin
+    from throughline.training.memory_subject import Subject, check_fits
+    from throughline.training.memory_training import (
+        MemoryTrainingConfig,
+        draw,
+        noise_generator,
+        train,
+    )
+
+    first = version == "1.0"
+    model = HunyuanMemoryModel(_hunyuan()) if first else Hunyuan15MemoryModel(_hunyuan_15())
+    generator, side = torch.Generator().manual_seed(0), 8 if first else 4
+    for number in range(6):
+        colour = torch.randn(3, 4, 1, 1, 1, generator=generator)
+        text = torch.randn(3, 4, TEXT, generator=generator)
+        save_file(
+            {
+                "latents": colour.expand(-1, -1, 2, side, side).contiguous(),
+                "low.2x2x2": colour.expand(-1, -1, 1, side // 2, side // 2).contiguous(),
+                "text": text,
+            },
+            tmp_path / f"story_{number:06d}.safetensors",
+        )
+    stories = StoryFolder(tmp_path)
+    check_fits(model, stories)
+    shape = StepShape(3, 1, (2, 3), segment_latent_frames=2, prefix_share=0.0, ordered=True)
+    config = MemoryTrainingConfig(
+        steps=60,
+        ways=(("encoder 2x2x2", 1.0),),
+        rates=("2x2x2",),
+        widths=(4, 8, 8, 16),
+        lora_rank=8,
+        peak_learning_rate=5e-3,
+        warm_up=5,
+        shape=shape,
+    )
+    trainer = begin(Subject(model, stories, None, None), config)
+    held = [draw(config, stories, step) for step in range(1000, 1006)]
+
+    def loss() -> float:
+        with torch.no_grad():
+            losses = [trainer(d.way, d.plan, d.tensors, noise_generator(d)) for d in held]
+        return float(torch.stack(losses).mean())
+
+    before = loss()
+    accelerator = accelerate.Accelerator(cpu=True)
+    average = train(trainer, stories, tmp_path / "out", config, accelerator)
+    assert loss() < 0.8 * before
+    names = lora_factors(average.values)
+    blocks = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+    assert blocks in names and len(names) == sum(".lora_" in name for name in average.values)
