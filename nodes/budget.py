@@ -179,9 +179,10 @@ def budget(
         asked_frames=facts.asked_frames(new_seconds, fps),
         decode=None if vae is None else decode_bytes(vae, facts, latent_frames, height, width),
     )
+    whole = chosen is not None and not chosen.streamed and chosen.weights is facts.weights[0]
     compared = [
         place(card, facts.cost, weights, segments[0], rate)
-        for weights in facts.weights
+        for weights in facts.weights[: 1 if whole else None]
         for rate in rates
     ]
     report = describe_budget(question, card, chosen, segments[0], compared)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 GIB = 1 << 30
+MIB = 1 << 20
 
 CONTEXT = GIB // 2
 """Bytes of a card that no program gets: CUDA's own context and the desktop (inferred)."""
@@ -179,5 +180,7 @@ def recommend(
 
 
 def gigabytes(count: int) -> str:
-    """Bytes as GB of 2^30, two digits."""
+    """Bytes as GB of 2^30, two digits; below a tenth as MB of 2^20."""
+    if abs(count) < GIB // 10:
+        return f"{count / MIB:.1f} MB"
     return f"{count / GIB:.2f} GB"

@@ -40,7 +40,7 @@ def test_the_node_shows_the_report(run_film: Callable[..., Any]) -> None:
     assert "segments of 81 frames, weights in float32, all 2 blocks on the card." in text
     assert "activations of 15,600 memory tokens (32 % of all)" in text
     assert "Decoding a segment afterwards: 5.21 GB of 11.50 GB" in text
-    assert text.count("4,160 tokens") == 2  # as loaded and in 8 bits
+    assert text.count("4,160 tokens") == 1  # 8 bits are only compared where they would help
 
 
 def test_a_storyboard_gives_history_and_frame_rate(run_film: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from throughline.planning.budget import (
     CONTEXT,
     GIB,
+    MIB,
     Card,
     MemoryRate,
     Placement,
@@ -21,7 +22,6 @@ from throughline.planning.budget import (
 )
 from throughline.planning.budget_report import Question, describe_budget
 
-MIB = 1 << 20
 CARD = Card(total=12 * GIB, reserve=GIB // 2, least=GIB)
 COST = TokenCost(activation=MIB, cached=MIB // 8)
 LONG = SegmentLength(frames=81, latent_frames=21, tokens=4096)
@@ -164,3 +164,5 @@ def test_the_report_warns() -> None:
 def test_bytes_are_told_in_gb_of_two_to_the_thirty() -> None:
     assert gigabytes(GIB * 3 // 2) == "1.50 GB"
     assert gigabytes(-GIB) == "-1.00 GB"
+    assert gigabytes(40 * MIB) == "40.0 MB"
+    assert gigabytes(103 * MIB) == "0.10 GB"
