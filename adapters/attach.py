@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..memory.bank import MemoryBank, MemoryPiece
 from .families import family_of
+from .fingerprint import fingerprint_value
 from .hunyuan_memory import HUNYUAN_INJECTION
 from .memory_calls import apply_uncompiled, passes_that_fit, prepare_with_memory
 from .memory_calls import memory_as_noise_shape as memory_as_noise_shape
@@ -70,6 +71,7 @@ def attach_memory(
         injection=injection,
         strength=strength,
         segment_start=bank.latent_frames if start is None else start,
+        content=_content(bank, cross_attention),
         cross_attention=_cross_attention(model, injection, bank, cross_attention),
     )
     _add(clone, injection, memory)
@@ -132,6 +134,18 @@ def _add(clone: ModelPatcher, injection: Injection, memory: AttachedMemory) -> N
         clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, ATTACHED, prepare_with_memory)
         clone.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, ATTACHED, passes_that_fit)
         clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, ATTACHED, apply_uncompiled)
+
+
+def _content(
+    bank: MemoryBank, cross_attention: Mapping[str, Tensor] | nn.Module | None
+) -> tuple[str, ...]:
+    """What a fingerprint of the model must change with."""
+    pieces = [f"{e.start} {piece.form} {piece.key}" for e in bank.entries for piece in e.pieces]
+    if cross_attention is None:
+        return (bank.rope_mode, *pieces)
+    if isinstance(cross_attention, nn.Module):
+        cross_attention = cross_attention.state_dict()
+    return (bank.rope_mode, *pieces, fingerprint_value(cross_attention))
 
 
 def _cross_attention(

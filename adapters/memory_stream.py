@@ -42,13 +42,15 @@ OVERRIDE = "optimized_attention_override"
 class AttachedMemory:
     """A bank on a model. `segment_start` is the time of the sampled segment's first latent frame.
 
-    `cross_attention` is the decoupled add-on, None without.
+    `cross_attention` is the decoupled add-on, None without. `content` names all that the tokens
+    follow from, in plain strings that `fingerprint_model` reads.
     """
 
     bank: MemoryBank
     injection: Injection
     strength: float
     segment_start: int
+    content: tuple[str, ...]
     cross_attention: CrossAttention | None = None
 
 

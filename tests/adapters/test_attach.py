@@ -114,7 +114,7 @@ def test_levels_of_strength_are_a_mean() -> None:
     def memory(strength: float, cells: int) -> AttachedMemory:
         bank = random_bank(48, 16, (1, 2, 2), grids=((1, 1, cells),))
         return AttachedMemory(
-            bank=bank, injection=WAN_INJECTION, strength=strength, segment_start=0
+            bank=bank, injection=WAN_INJECTION, strength=strength, segment_start=0, content=()
         )
 
     assert strength_levels([memory(1.0, 5)]) == ((1.0, 5),)
@@ -274,3 +274,29 @@ def test_attached_patchers_are_loaded_with_the_model(tiny: Any) -> None:
     attached = attach_memory(model, bank, patchers=(cache,))
     assert [patcher.model for patcher in attached.get_nested_additional_models()] == [held]
     assert model.get_nested_additional_models() == []
+
+
+def test_a_fingerprint_changes_with_the_memory(tiny: Any) -> None:
+    from throughline.adapters.attach import attach_memory
+    from throughline.adapters.fingerprint import fingerprint_model
+
+    model = tiny.FAMILIES["wan_t2v"].model()
+    bank = bank_for("wan_t2v")
+    add_on = {
+        f"xattn.0.{name}.weight": torch.full((48, columns), 0.1)
+        for name, columns in (("k", 12), ("v", 12), ("o", 48))
+    }
+    more = {name: tensor + 1.0 for name, tensor in add_on.items()}
+    one = fingerprint_model(attach_memory(model, bank))
+    assert one == fingerprint_model(attach_memory(model, bank_for("wan_t2v")))
+    others = [
+        model,
+        attach_memory(model, bank_for("wan_t2v", seed=1)),
+        attach_memory(model, bank, strength=0.5),
+        attach_memory(model, bank, segment_start_latent_frames=3),
+        attach_memory(model, bank_for("wan_t2v", rope_mode="history_first")),
+        attach_memory(model, replace(bank, entries=bank.entries[:1])),
+        attach_memory(model, bank, cross_attention=add_on),
+        attach_memory(model, bank, cross_attention=more),
+    ]
+    assert len({one, *map(fingerprint_model, others)}) == 1 + len(others)

@@ -73,6 +73,11 @@ def check(
         slow = slow_wan(network, *given, tokens, places, first, pictures, strength)
     assert bank.tokens == 15
     torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
+    watched = model.clone()  # another pack's patch, which must see the image alone
+    watched.set_model_patch(lambda args: args["x"], "attn2_patch")
+    beside = attach_memory(watched, bank, strength=strength)
+    made = call_model(beside, *given, clip_fea=pictures)
+    torch.testing.assert_close(made, slow, atol=TOLERANCE, rtol=0.0)
     plain = call_model(model, *given, clip_fea=pictures)
     assert float((made - plain).abs().max()) > 100 * TOLERANCE
     later = attach_memory(model, bank, strength=strength, segment_start_latent_frames=99)
