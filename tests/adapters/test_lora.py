@@ -203,6 +203,40 @@ def test_every_format_gives_what_diffusers_gives(
     assert torch.equal(in_comfy(wan), bare)
 
 
+@pytest.mark.parametrize("form", ["diffusers_adapter", "peft"])
+def test_a_trained_lora_comes_through_the_node(
+    form: str,
+    wan: Any,
+    trained: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trained with AdamW through diffusers and peft, saved by them, loaded by our node."""
+    import folder_paths
+
+    from throughline.nodes.lora import LoadMemoryLoRA
+
+    transformer = trained(init_lora_weights=True)
+    before = in_diffusers(transformer)
+    parameters = [one for name, one in transformer.named_parameters() if "lora_" in name]
+    optimiser = torch.optim.AdamW(parameters, lr=0.01)
+    latent, timestep, text = inputs()
+    for _ in range(5):
+        optimiser.zero_grad()
+        predicted = transformer(latent, timestep, text, return_dict=False)[0]
+        (predicted - latent).square().mean().backward()
+        optimiser.step()
+    path = WRITERS[form](transformer, tmp_path)
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "loras", ([str(tmp_path)], {".safetensors"})
+    )
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    patched, _ = LoadMemoryLoRA.execute(wan, path.name, 1.0).args
+    expected = in_diffusers(transformer)
+    assert (expected - before).abs().max() > 1e-2
+    assert (in_comfy(patched) - expected).abs().max() < 1e-4
+
+
 @pytest.mark.filterwarnings("ignore:Adapter 'default'")  # peft takes the bias for a damage
 @pytest.mark.parametrize("form", ["diffusers", "peft"])
 @pytest.mark.parametrize("fields", [{"use_rslora": True}, {"lora_bias": True}, {"lora_alpha": 2}])
@@ -214,6 +248,18 @@ def test_the_fields_of_peft_that_scale(
     lora = read_lora(WRITERS[form](transformer, tmp_path), form)
     found = in_comfy(add_lora(wan, lora, 1.0))
     assert (found - in_diffusers(transformer)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "layer", ["blocks.1.attn1.to_q", "blocks.11.attn1.to_q", "to_q", "proj_out"]
+)
+def test_patterns_are_looked_up_as_peft_does(layer: str) -> None:
+    from peft.utils.other import get_pattern_key
+
+    from throughline.adapters.lora_files import _matching
+
+    patterns = {r"blocks\.1\.attn1\.to_q": 1, "to_q": 2, "blocks.*": 3}
+    assert _matching(patterns, layer, 9) == patterns.get(get_pattern_key(patterns, layer), 9)
 
 
 def test_strength_scales_and_none_is_the_model_itself(

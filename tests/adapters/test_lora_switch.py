@@ -67,7 +67,7 @@ def sample(tiny: ModuleType, tiny_vae: Any) -> Callable[..., torch.Tensor]:
 
     family = tiny.FAMILIES["wan_t2v"]
 
-    def run(model: Any, low: Any = None, dress: Any = None) -> torch.Tensor:
+    def run(model: Any, low: Any = None, dress: Any = None, callback: Any = None) -> torch.Tensor:
         settings = SamplerSettings(
             sampler=comfy.samplers.sampler_object("euler"),
             sigmas=torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0]),
@@ -85,7 +85,8 @@ def sample(tiny: ModuleType, tiny_vae: Any) -> Callable[..., torch.Tensor]:
             SHAPE,
             None,
             7,
-            dress=dress,
+            callback,
+            dress,
         )
 
     return run
@@ -196,6 +197,23 @@ def test_the_second_expert_may_go_without(
 def test_a_film_without_loras_keeps_its_models(wan: Any, files: list[LoraFile]) -> None:
     switch = LoraSwitch(wan, None, fitted(wan, None, *files), [(), ()])
     assert switch.model is wan and switch.dress(()) is None
+
+
+def test_an_interrupted_segment_leaves_nothing_behind(
+    wan: Any, files: list[LoraFile], sample: Callable[..., torch.Tensor]
+) -> None:
+    """The next segment, with the same models, is equal to the bit to one of a bare model."""
+    bare = sample(wan)
+    switch = LoraSwitch(wan, None, fitted(wan, None, *files), ALTERNATING)
+
+    def stop(step: int, *_: Any) -> None:
+        if step == 1:
+            raise InterruptedError("stopped by the test")
+
+    with pytest.raises(InterruptedError, match="stopped by the test"):
+        sample(switch.model, None, switch.dress(ALTERNATING[3]), stop)
+    assert torch.equal(sample(switch.model), bare)
+    assert torch.equal(sample(wan), bare)
 
 
 def test_hunyuan(tiny: ModuleType, tmp_path: Path) -> None:

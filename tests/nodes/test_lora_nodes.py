@@ -257,9 +257,29 @@ def test_files_stay_inside_the_folders(name: str, loras: Path) -> None:
         load_lora_file(name)
 
 
-def test_something_else_on_the_wire_is_refused(
-    run_film: Callable[..., Any], film: Callable[..., Graph]
-) -> None:
+def test_a_peft_folder_is_chosen_by_its_weights(loras: Path) -> None:
+    """With the config that lies beside them; a change of it makes the node run again."""
+    import json
+
+    from throughline.adapters.lora_folders import load_lora_file, lora_names, lora_stamp
+
+    folder, name = loras / "ana", "ana/adapter_model.safetensors"
+    folder.mkdir()
+    layer = "base_model.model.blocks.0.attn1.to_q"
+    factors = {"lora_A": torch.ones(2, 48), "lora_B": torch.ones(48, 2)}
+    state = {f"{layer}.{part}.weight": tensor for part, tensor in factors.items()}
+    save_file(state, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    assert name in lora_names()
+    assert load_lora_file(name).layers[layer]["alpha"] == 8.0
+    before = lora_stamp(name)
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 16}))
+    assert lora_stamp(name) != before
+    assert load_lora_file(name).layers[layer]["alpha"] == 16.0
+
+
+def test_something_else_on_the_wire_is_refused(comfy: Any) -> None:
     from throughline.nodes.film_loras import plan_loras
     from throughline.planning.script import parse_storyboard
 
