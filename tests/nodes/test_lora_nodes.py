@@ -164,6 +164,42 @@ def test_a_shot_has_several_and_the_graph_places_one(
     assert rendered(events) == [4, 5] and equal(said, read())[3] is False
 
 
+@pytest.fixture
+def base_loads(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows whenever core loads a video model."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    comfy.model_management.unload_all_models()
+    loads: list[str] = []
+    load = comfy.model_patcher.ModelPatcher.load
+
+    def counted(patcher: Any, *arguments: Any, **options: Any) -> Any:
+        if type(patcher.model).__name__ == "WAN21":
+            loads.append(patcher.model)
+        return load(patcher, *arguments, **options)
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "load", counted)
+    return loads
+
+
+ALTERNATING = (
+    "A. {lora: coat}\n[cut] B.\n[cut] C. {lora: coat 0.5, face}\n[cut] D.\nE. {lora: face}"
+)
+
+
+def test_a_film_loads_its_base_once(
+    run_film: Callable[..., Any],
+    with_loras: Callable[..., Graph],
+    base_loads: list[str],
+    loras: Path,
+) -> None:
+    """Five segments, of which each has other LoRAs than the one before."""
+    _, events = run_film(with_loras(ALTERNATING))
+    assert rendered(events) == [1, 2, 3, 4, 5]
+    assert len(base_loads) == 1
+
+
 def test_a_lora_set_to_none_is_no_lora(
     run_film: Callable[..., Any],
     film: Callable[..., Graph],
@@ -441,6 +477,19 @@ def test_a_film_says_that_the_memory_lora_is_missing(
     outputs, _ = run_film(remembering("coat.safetensors", script="A room."))
     assert "Warning" not in outputs["s"]["text"][0]
     assert outputs["l"]["text"] == ["coat.safetensors belongs to the encoder 'tiny'."]
+
+
+def test_a_film_that_remembers_loads_its_base_once(
+    run_film: Callable[..., Any],
+    remembering: Callable[..., Graph],
+    with_loras: Callable[..., Graph],
+    base_loads: list[str],
+    loras: Path,
+) -> None:
+    graph = {**with_loras(ALTERNATING), **remembering(script=ALTERNATING, loras=["face", 0])}
+    _, events = run_film(graph)
+    assert rendered(events) == [1, 2, 3, 4, 5]
+    assert len(base_loads) == 1
 
 
 def test_a_shot_lora_in_a_film_that_remembers(
