@@ -272,3 +272,35 @@ def test_the_class_in_the_folder_says_what_trains_it(tiny_wan_folder: Path, tmp_
     (tmp_path / "vae" / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(ValueError, match="holds a AutoencoderKLHunyuanVideo; .* --stories"):
         WanCodec(tmp_path, torch.float32, cpu)
+
+
+def test_both_stages_on_a_real_folder(
+    tiny_wan_folder: Path, tiny_videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From videos to the folder that the nodes load, by the commands themselves."""
+    pytest.importorskip("accelerate")
+    from throughline.memory.weight_format import read_encoder_file
+    from throughline.training import encoder_training, memory_training
+
+    arguments = ["--model", str(tiny_wan_folder), "--videos", str(tiny_videos)]
+    arguments += ["--out", str(tmp_path), "--size", "32x48", "--fps", "8", "--steps", "2"]
+    arguments += ["--segment-frames", "9", "--story-segments", "5", "--widths", "4,4,8,8"]
+    arguments += ["--mixed-precision", "no", "--cpu", "--rates", "2x2x2"]
+    with pytest.raises(ValueError, match="begins with Stage I's result"):
+        memory_training.main([*arguments, "--rank", "3"])
+    assert encoder_training.main([*arguments, "--rank", "2"]) == 0
+    assert memory_training.main([*arguments, "--rank", "3", "--gradient-checkpointing"]) == 0
+    assert "frames encoder 2x2x2" in capsys.readouterr().out
+
+    stem = tiny_wan_folder.name.lower()
+    card = read_encoder_file(
+        tmp_path / "film" / "memory_encoders" / f"{stem}_2x2x2.safetensors"
+    ).card
+    assert (card.base, card.inner_dim, card.in_channels, card.fps) == (stem, 48, 16, 8.0)
+    assert card.segment_latents == 3 and card.config.widths == (4, 4, 8, 8)
+    name = "diffusion_model.blocks.0.self_attn.q.lora_A.weight"
+    for stage, rank in (("retrieval", 2), ("film", 2 + 3)):
+        lora = load_file(tmp_path / stage / "loras" / f"{stem}_memory.safetensors")
+        assert lora[name].shape == (rank, 48)
+    with pytest.raises(ValueError, match="lora_rank 3, this is 4: give the same"):
+        memory_training.main([*arguments, "--rank", "4"])
