@@ -69,12 +69,16 @@ def _without_prefixes(layer: str) -> str:
 
 
 def _core_names(model: ModelPatcher, shapes: Mapping[str, Any]) -> dict[str, Target]:
-    """Core's table, and the model's own paths with dots and with underscores."""
+    """Core's table, and the model's own paths with dots and with underscores; for HunyuanVideo
+    also those of the original checkpoint, which kohya's trainer writes."""
     names: dict[str, Target] = {}
+    hunyuan = isinstance(model.model, comfy.model_base.HunyuanVideo)
     for key in shapes:
         if key.startswith(CORE_PREFIX):
-            path = key.removeprefix(CORE_PREFIX).removesuffix(".weight")
-            names[path] = names[path.replace(".", "_")] = key
+            path = key.removeprefix(CORE_PREFIX)
+            for spelling in dict.fromkeys((original_name(path) if hunyuan else path, path)):
+                layer = spelling.removesuffix(".weight")
+                names[layer] = names[layer.replace(".", "_")] = key
     return names | comfy.lora.model_lora_keys_unet(model.model, {})
 
 

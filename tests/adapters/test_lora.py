@@ -327,6 +327,51 @@ def test_every_matrix_of_wan_has_diffusers_name(family: str, tiny: ModuleType) -
     assert checked > 20
 
 
+@pytest.mark.parametrize(
+    ("family", "weight", "spellings"),
+    [
+        (
+            "wan_t2v",
+            "blocks.1.self_attn.o.weight",
+            (
+                "diffusion_model.blocks.1.self_attn.o",
+                "model.diffusion_model.blocks.1.self_attn.o",
+                "blocks.1.self_attn.o",
+                "lora_unet_blocks_1_self_attn_o",
+                "lora_unet__blocks_1_self_attn_o",
+                "transformer.blocks.1.attn1.to_out.0",
+                "base_model.model.blocks.1.attn1.to_out.0",
+                "base_model.model.diffusion_model.blocks.1.self_attn.o",
+                "lora_transformer_blocks_1_attn1_to_out_0",
+                "lycoris_blocks_1_attn1_to_out_0",
+            ),
+        ),
+        (
+            "hunyuan_replace",
+            "double_blocks.0.img_mlp.2.weight",
+            (
+                "diffusion_model.double_blocks.0.img_mlp.2",
+                "transformer.double_blocks.0.img_mlp.fc2",
+                "lora_unet_double_blocks_0_img_mlp_fc2",
+                "transformer.transformer_blocks.0.ff.net.2",
+            ),
+        ),
+        (
+            "hunyuan_15",
+            "double_blocks.0.txt_attn.qkv.weight",
+            ("lora_unet_double_blocks_0_txt_attn_qkv", "double_blocks.0.txt_attn_qkv"),
+        ),
+    ],
+)
+def test_spellings_of_one_layer(
+    family: str, weight: str, spellings: tuple[str, ...], tiny: ModuleType
+) -> None:
+    names = LayerNames(tiny.FAMILIES[family].model())
+    found = {spelling: names.find(spelling) for spelling in spellings}
+    assert found == dict.fromkeys(spellings, f"diffusion_model.{weight}")
+    assert names.find("transformer_2." + weight.removesuffix(".weight")) is None
+
+
 def hunyuan_names(tiny: ModuleType) -> dict[str, tuple[int, ...]]:
     """Matrices of diffusers' HunyuanVideo class in the sizes of the tiny model."""
     from diffusers import HunyuanVideoTransformer3DModel
