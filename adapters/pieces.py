@@ -101,9 +101,10 @@ def encoded_pieces(
         config.token_grid(shape), card.rate, card.rounding, float(-waiting)
     )
     form = f"encoder {card.rate}"
+    addresses = token_addresses(loaded, caption, shape, float(clip.handed - waiting))
     held = (memory.cache.get(f"{key}-low"), memory.cache.get(f"{key}-fine"))
     if card.stream == "segment" and None not in held:
-        made = piece_of(key, form, card.rate, positions, low=held[0], fine=held[1])
+        made = piece_of(key, form, card.rate, positions, held[0], held[1], addresses)
         return [made], [], NEW_TAKE
     settled, rest, after = run_encoder(loaded, latents, caption, state.encoder)
     low, pictures = low_branch(memory, loaded, clip, latents, state)
@@ -120,8 +121,10 @@ def encoded_pieces(
         fine_leaf = keep(memory, f"{name}-fine", fine)
         low_leaf = keep(memory, f"{name}-low", low[:, :, first : first + cells])
         per_cell = fine.shape[1] // cells
-        where = positions[first * per_cell : (first + cells) * per_cell]
-        pieces.append(piece_of(name, form, card.rate, where, low=low_leaf, fine=fine_leaf))
+        span = slice(first * per_cell, (first + cells) * per_cell)
+        found = None if addresses is None else addresses[span]
+        made = piece_of(name, form, card.rate, positions[span], low_leaf, fine_leaf, found)
+        pieces.append(made)
     opened = [piece.key for piece in pieces if piece.key.endswith("-open")]
     return pieces, opened, TakeState(after, pictures, key)
 
@@ -195,6 +198,22 @@ activation, the padded copy): what core is asked to make room for."""
 
 
 @torch.no_grad()
+def token_addresses(
+    loaded: LoadedEncoder, caption: Tensor | None, shape: tuple[int, ...], first: float
+) -> Tensor | None:
+    """What the tokens of latents of this shape are found by, n w; None without a caption.
+
+    `first` is how many latent frames into their segment they begin.
+    """
+    if caption is None or not loaded.card.address_dim:
+        return None
+    comfy.model_management.load_models_gpu([loaded.patcher])
+    said = caption.to(loaded.patcher.load_device, torch.float32)
+    grid = loaded.card.config.memory_grid(shape)
+    return loaded.encoder.held_addresses(said, grid, first)[0].float().cpu()
+
+
+@torch.no_grad()
 def fine_tokens(loaded: LoadedEncoder, hidden: Tensor) -> Tensor:
     """The high-resolution branch as tokens `1 n d`."""
     return loaded.encoder.fine(hidden)
@@ -232,10 +251,18 @@ def piece_of(
     positions: Tensor,
     low: CachedTensor | None = None,
     fine: CachedTensor | None = None,
+    addresses: Tensor | None = None,
 ) -> MemoryPiece:
     """A piece of leaves of the cache."""
     return MemoryPiece(
-        key=key, form=form, rate=rate, low=low, fine=fine, hidden=None, positions=positions
+        key=key,
+        form=form,
+        rate=rate,
+        low=low,
+        fine=fine,
+        hidden=None,
+        positions=positions,
+        addresses=addresses,
     )
 
 

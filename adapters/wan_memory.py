@@ -15,13 +15,21 @@ import comfy.ldm.common_dit
 import comfy.model_management
 import torch
 from comfy.ldm.flux.math import apply_rope1
-from comfy.ldm.wan.model import CameraWanModel, VaceWanModel, WanModel, sinusoidal_embedding_1d
+from comfy.ldm.wan.model import (
+    CameraWanModel,
+    VaceWanModel,
+    WanAttentionBlock,
+    WanModel,
+    repeat_e,
+    sinusoidal_embedding_1d,
+)
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .memory_cross_attention import add_to_patches
 from .memory_stream import (
     ATTACHED,
+    OVERRIDE,
     STREAM,
     Injection,
     MemoryStream,
@@ -150,6 +158,8 @@ def _run_block(
     """One WanAttentionBlock: core's own over the image, ours over the memory."""
     blocks, memory = stream.network.blocks, stream.tokens
     block = blocks[index]
+    if index + 1 < len(blocks) and _is_plain(block, stream, args["transformer_options"]):
+        return _run_together(stream, block, args)
     own = comfy.model_management.cast_to(block.modulation, dtype=memory.dtype, device=memory.device)
     table = (own + stream.modulation).chunk(6, dim=1)
     last = index + 1 == len(blocks)  # nobody reads what the last block makes of the memory
@@ -173,6 +183,56 @@ def _run_block(
     fed = block.ffn(torch.addcmul(table[3], block.norm2(memory), 1 + table[4]))
     stream.tokens = torch.addcmul(memory, fed, table[5])
     return result
+
+
+def _is_plain(block: Any, stream: WanStream, options: dict[str, Any]) -> bool:
+    """Whether nothing looks into the block, so that both parts may go through it as one sequence.
+
+    Then every layer is called once: what a few memory tokens cost most is the second call.
+    """
+    watched = {"attn1_patch", "attn2_patch"} & options.get("patches", {}).keys()
+    return (
+        type(block) is WanAttentionBlock
+        and not watched
+        and OVERRIDE not in options
+        and stream.levels == ((1.0, stream.tokens.shape[1]),)
+        and all(memory.cross_attention is None for memory in stream.attached)
+    )
+
+
+def _run_together(stream: WanStream, block: Any, args: dict[str, Any]) -> dict[str, Any]:
+    """WanAttentionBlock.forward over [image | memory], each part with its own modulation."""
+    image, options, dtype = args["img"], args["transformer_options"], stream.tokens.dtype
+    parts = [image, stream.tokens]
+    sizes = [part.shape[1] for part in parts]
+    own = comfy.model_management.cast_to(block.modulation, dtype=dtype, device=image.device)
+    vec = args["vec"]
+    rows = (own + vec).chunk(6, dim=1) if vec.ndim < 4 else (own[None] + vec).unbind(2)
+    tables = [
+        tuple(repeat_e(row, image) for row in rows),
+        (own + stream.modulation).chunk(6, dim=1),
+    ]
+
+    def modulated(norm: Any, x: Tensor, shift: int, scale: int) -> Tensor:
+        pieces = zip(tables, norm(x).split(sizes, dim=1), strict=True)
+        return torch.cat([torch.addcmul(t[shift], n, 1 + t[scale]) for t, n in pieces], dim=1)
+
+    def added(x: Tensor, output: Tensor, gate: int) -> Tensor:
+        pieces = zip(x.split(sizes, 1), output.split(sizes, 1), tables, strict=True)
+        return torch.cat([torch.addcmul(a, b, table[gate]) for a, b, table in pieces], dim=1)
+
+    both = torch.cat(parts, dim=1)
+    rope = torch.cat([args["pe"], stream.rope.expand(len(args["pe"]), *stream.rope.shape[1:])], 1)
+    both = added(both, block.self_attn(modulated(block.norm1, both, 0, 1), rope, options), 2)
+    both = both + block.cross_attn(
+        block.norm3(both),
+        args["txt"],
+        context_img_len=stream.image_context,
+        transformer_options=options,
+    )
+    both = added(both, block.ffn(modulated(block.norm2, both, 3, 4)), 5)
+    result, stream.tokens = both.split(sizes, dim=1)
+    return {"img": result}
 
 
 def _shared_attention(

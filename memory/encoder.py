@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .recall import Addresses, cell_places, time_code
 from .rates import Grid, Rate, Rounding, memory_grid
 
 KERNEL = 3
@@ -45,7 +46,7 @@ class EncoderConfig:
     `in_channels` latent channels; `inner_dim` the video model's width; `patch` its patch size
     (time, height, width); `attention_cells` how many cells back a cell's attention looks, its own
     included; `caption_dim` the width of the text states that a segment's caption comes in, 0 for
-    none.
+    none; `address_dim` the width of the addresses that tokens are found by, 0 for none.
     """
 
     in_channels: int
@@ -58,12 +59,15 @@ class EncoderConfig:
     attention_cells: int = 8
     caption_dim: int = 0
     shortcut: bool = True
+    address_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.patch[0] != 1:
             raise ValueError(f"the patch must be one latent frame long, got {self.patch[0]}")
         if self.widths[-1] % self.heads:
             raise ValueError(f"width {self.widths[-1]} must divide by {self.heads} heads")
+        if self.address_dim and not self.caption_dim:
+            raise ValueError("addresses are made from captions: caption_dim must not be 0")
         halvings = (len(self.strides) - self.strides.count((1, 1, 1)), len(CHANNELS) - 1)
         if halvings[0] > halvings[1]:
             raise ValueError(f"rate {self.rate} needs {halvings[0]} strides, there are 5")
@@ -162,6 +166,11 @@ class HistoryEncoder(nn.Module):
             if config.caption_dim
             else None
         )
+        self.addresses = (
+            Addresses(config.address_dim, config.caption_dim, operations, **place)
+            if config.address_dim
+            else None
+        )
         self.proj = operations.Conv3d(widths[-1], config.inner_dim, 1, **place)
         self.gate = nn.Parameter(torch.zeros(config.inner_dim, **place))
 
@@ -229,6 +238,23 @@ class HistoryEncoder(nn.Module):
         """The gated high-resolution branch alone, `b n d`: what is added to the other one."""
         fine = as_tokens(self.proj(hidden))
         return self.gate.to(fine.device, fine.dtype) * fine
+
+    def held_addresses(self, caption: Tensor, grid: Grid, first: float = 0.0) -> Tensor:
+        """Addresses `b m w` of memory tokens, in their order, under their segment's caption.
+
+        The first cell begins `first` latent frames into the segment.
+        """
+        assert self.addresses is not None
+        time = self.config.rate.time
+        middles = first + torch.arange(grid.time, device=caption.device) * time + (time - 1) / 2
+        return self.addresses(caption, cell_places(middles, grid.height, grid.width))
+
+    def asked_addresses(self, caption: Tensor, latent_frames: int, grid: Grid) -> Tensor:
+        """Addresses `b k w` of what a shot of this caption asks for: every latent frame at the
+        rows and columns of the memory's grid."""
+        assert self.addresses is not None
+        frames = torch.arange(latent_frames, device=caption.device)
+        return self.addresses(caption, cell_places(frames, grid.height, grid.width))
 
     def _cells(
         self, state: EncoderState, latents: Tensor, caption: Tensor | None, caption_start: int
@@ -359,11 +385,3 @@ class CaptionAttention(nn.Module):
         k, v = kv.permute(2, 0, 3, 1, 4)
         read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, h, w, c)
         return (moments + self.out(read)).permute(0, 4, 1, 2, 3)
-
-
-def time_code(times: Tensor, width: int) -> Tensor:
-    """Sinusoids of latent-frame numbers, `n width`; longest period 10,000 (Vaswani et al. 2017)."""
-    half = width // 2
-    rates = torch.exp(-math.log(10_000.0) * torch.arange(half, device=times.device) / half)
-    angles = times.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)

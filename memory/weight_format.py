@@ -73,6 +73,7 @@ class EncoderCard:
     attention_cells: int
     caption_dim: int
     shortcut: bool
+    address_dim: int
     stream: Stream
     lora: str
     lora_hash: str
@@ -95,6 +96,7 @@ class EncoderCard:
             attention_cells=self.attention_cells,
             caption_dim=self.caption_dim,
             shortcut=self.shortcut,
+            address_dim=self.address_dim,
         )
 
 
@@ -268,6 +270,7 @@ def _card(name: str, kind: Kind, values: _Metadata, state: Mapping[str, Tensor])
         attention_cells=values.number("attention_cells", int, 1, "8"),
         caption_dim=values.number("caption_dim", int, 0, "0"),
         shortcut="shortcut.weight" in state,
+        address_dim=values.number("address_dim", int, 0, "0"),
         stream=values.choice("stream", ("chain", "segment"), "segment"),
         lora=values.text("lora"),
         lora_hash=values.text("lora_hash"),

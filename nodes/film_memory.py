@@ -13,7 +13,9 @@ from ..adapters.encoders import check_fits
 from ..adapters.family import Conditioning
 from ..adapters.history import HistoryWriter
 from ..adapters.memory_value import HistoryClip, Memory
+from ..adapters.recalled import with_recalled
 from ..adapters.sampling import SamplerSettings
+from ..memory.bank import MemoryBank
 from ..planning.recall import pinned_segments, segment_starts, with_recall
 from ..planning.segments import Segment
 from ..runs.keys import MEMORY
@@ -104,7 +106,9 @@ class FilmRecorder:
         segments: Sequence[Segment],
         read: ReadLatent,
         caption: Callable[[Segment], Conditioning],
+        latent_size: tuple[int, int],
     ) -> None:
+        self._latent_size = latent_size
         self._plan, self._segments, self._read, self._caption = plan, segments, read, caption
         self._writer: HistoryWriter | None = None
         if plan.memory is not None:
@@ -119,7 +123,8 @@ class FilmRecorder:
         memory = self._plan.memory
         if memory is None or self._writer is None or segment.recalls is None:
             return model, settings
-        bank = self._writer.bank(segment.recalls)
+        start = self._offset(memory) + self._starts[segment.index]
+        bank = self._recalled(memory, segment, start)
         view = memory.view(bank)
 
         def remembering(one: ModelPatcher) -> ModelPatcher:
@@ -127,7 +132,7 @@ class FilmRecorder:
                 one,
                 bank,
                 strength=self._plan.strength,
-                segment_start_latent_frames=self._offset(memory) + self._starts[segment.index],
+                segment_start_latent_frames=start,
                 patchers=(view,),
             )
 
@@ -135,6 +140,18 @@ class FilmRecorder:
         if other is not None:
             settings = replace(settings, low_noise_model=remembering(other))
         return remembering(model), settings
+
+    def _recalled(self, memory: Memory, segment: Segment, start: int) -> MemoryBank:
+        """What the segment remembers, and what of that its own caption finds."""
+        assert self._writer is not None and segment.recalls is not None
+        bank = self._writer.bank(segment.recalls)
+        if not any(encoder.card.address_dim for encoder in memory.encoders):
+            return bank
+        caption = self._caption(segment)[0][0]
+        latent = (segment.latent_frames, *self._latent_size)
+        return with_recalled(
+            bank, memory.encoders, memory.cache, memory.dtype, caption, latent, start
+        )
 
     def _offset(self, memory: Memory) -> int:
         """The film begins where what the memory was given ends."""

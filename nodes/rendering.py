@@ -167,7 +167,9 @@ class FilmRenderer:
         self._loras = film.loras.switch(
             film.request.model, film.request.low_noise_model, film.segments
         )
-        self._recorder = FilmRecorder(film.memory, film.segments, read, self._positive)
+        self._recorder = FilmRecorder(
+            film.memory, film.segments, read, self._positive, _latent_size(film)
+        )
         self._blanks = BlankClips(film.request.vae)
         self._start_blanks = BlankClips(film.request.vae, _start_pixels(film))
         self._conditioning: dict[str, Conditioning] = {}
@@ -281,6 +283,11 @@ class FilmRenderer:
             _announce(self._film, self._node_id, segment, "running", "", step_number)
 
         return callback
+
+
+def _latent_size(film: Film) -> tuple[int, int]:
+    """Rows and columns of the film's latents."""
+    return film.latent_shape(film.segments[0])[3:]
 
 
 def _start_pixels(film: Film) -> torch.Tensor | None:

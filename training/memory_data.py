@@ -6,6 +6,7 @@ segments of a folder have one shape. Where the metadata key `text_tokens` is gre
 model reads zeros behind the text states, as Wan does (diffusers, WanPipeline): they are not stored.
 """
 
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -30,11 +31,17 @@ class StoryFolder:
         self.stories = [load_file(path) for path in paths]  # mapped, read when used
         with safe_open(paths[0], "pt") as file:
             self.metadata: dict[str, str] = file.metadata() or {}
+        self.scenes = [_scenes(path) for path in paths]
         tokens = self.stories[0]["text"].shape[1]
         self.text_tokens = int(self.metadata.get("text_tokens", tokens))
 
     def __len__(self) -> int:
         return len(self.stories)
+
+    @property
+    def scenes_if_any(self) -> list[list[str]]:
+        """Scenes of all stories; nothing when a story does not name them."""
+        return self.scenes if all(self.scenes) else []
 
     @property
     def segments(self) -> int:
@@ -55,6 +62,13 @@ class StoryFolder:
         states = story["text"][segments].float()
         missing = self.text_tokens - states.shape[1]
         return F.pad(states, (0, 0, 0, missing)) if missing > 0 else states
+
+
+def _scenes(path: Path) -> list[str]:
+    """The scene of every segment: what its caption says before the first comma."""
+    with safe_open(path, "pt") as file:
+        captions = json.loads((file.metadata() or {}).get("captions", "[]"))
+    return [str(caption).partition(",")[0] for caption in captions]
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ def _encoder_metadata(encoder: nn.Module, provenance: Provenance) -> dict[str, s
         "heads": str(config.heads),
         "attention_cells": str(config.attention_cells),
         "caption_dim": str(config.caption_dim),
+        "address_dim": str(config.address_dim),
         "rope_mode": "history_negative",
         "causal": "1",
         "lr_mode": "pixel",

@@ -7,6 +7,7 @@ teaches to look for it by its caption before `shot` asks for new views (ours: wi
 the design measured that the memory is not read).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,11 +85,18 @@ class StepShape:
 
 
 def draw_step(
-    task: Task, shape: StepShape, stories: int, story_segments: int, generator: np.random.Generator
+    task: Task,
+    shape: StepShape,
+    stories: int,
+    story_segments: int,
+    generator: np.random.Generator,
+    scenes: Sequence[Sequence[str]] = (),
 ) -> StepPlan:
     """Draw a step; the same generator gives the same step. Histories of a step are equally long.
 
-    Raises ValueError when the stories are too short for the shape.
+    `scenes` names the scene of every segment of every story; with it a `shot` is one of a scene
+    that its history shows, where there is one: nothing else can be learned from a history. Raises
+    ValueError when the stories are too short for the shape.
     """
     most = story_segments if task == "frames" else story_segments - 1
     if most < shape.segments[0]:
@@ -110,12 +118,15 @@ def draw_step(
             total = int(generator.integers(count, max(count, shape.slots) + 1))
             slots = sorted(int(i) for i in generator.permutation(total)[:count])
             slots[-1] = total - 1  # the newest segment is what came right before
-        plan = HistoryPlan(
-            int(generator.integers(stories)), tuple(order[:count]), tuple(slots), total
-        )
+        story = int(generator.integers(stories))
+        plan = HistoryPlan(story, tuple(order[:count]), tuple(slots), total)
         histories.append(plan)
+        rest = order[count:]
+        if scenes:
+            shown = {scenes[story][segment] for segment in plan.segments}
+            rest = [segment for segment in rest if scenes[story][segment] in shown] or rest
         for _ in range(shape.queries):
-            queries.append(_query(task, shape, plan, index, order, run, generator))
+            queries.append(_query(task, shape, plan, index, rest, run, generator))
     return StepPlan(task, tuple(histories), tuple(queries))
 
 
@@ -124,7 +135,7 @@ def _query(
     shape: StepShape,
     plan: HistoryPlan,
     history: int,
-    order: list[int],
+    rest: list[int],
     run: int,
     generator: np.random.Generator,
 ) -> Query:
@@ -133,7 +144,6 @@ def _query(
         index = int(generator.integers(len(plan.segments)))
         first = int(generator.integers(length - run + 1))
         return Query(history, plan.segments[index], first, run, plan.start(index, length) + first)
-    choices = order[: len(plan.segments)] if task == "repeat" else order[len(plan.segments) :]
-    segment = int(generator.choice(choices))
+    segment = int(generator.choice(plan.segments if task == "repeat" else rest))
     known = shape.prefix if generator.uniform() < shape.prefix_share else 0
     return Query(history, segment, 0, length, 0, known)

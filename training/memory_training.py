@@ -9,6 +9,7 @@ Conventions are core's: x_s = (1 - s) x0 + s noise, the model gets 1000 s and re
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from ..memory.encoder import EncoderConfig, HistoryEncoder
 from ..memory.rates import Rate
+from ..memory.recall import SHARPNESS
 from .checkpoints import (
     MovingAverage,
     learning_rate,
@@ -61,6 +63,7 @@ class MemoryTrainingConfig:
     lora_rank: int = 64
     lora_name: str = "retrieval"
     gate: float = 0.5
+    address_dim: int = 128
     noise_shift: float = 5.0
     empty_caption_share: float = 0.05
     dropout: float = 0.0  # share of steps without any memory
@@ -111,8 +114,7 @@ class MemoryTrainer(nn.Module):
             self._with_known(mixed, step),
             sigma * TIMESTEP_SCALE,
             step.text,
-            memory.tokens[whose],
-            memory.positions[whose],
+            *self.ways.read(way, memory, plan.task, step, whose),
             step.start,
         )
         error = (velocity.float() - (noise - step.targets)).square().mean(dim=(1, 3, 4))
@@ -140,6 +142,8 @@ def initialise_encoder(encoder: HistoryEncoder, generator: torch.Generator, gate
             parameter.fill_(gate)
         elif "norm" in name:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+        elif name == "addresses.sharpness":
+            parameter.fill_(math.log(SHARPNESS))
         elif parameter.ndim < 2:
             parameter.zero_()
         elif name.startswith("shortcut"):  # keeps as much of a cell as there is room for
@@ -162,6 +166,7 @@ def encoder_configs(
             patch=model.patch,
             widths=config.widths,
             caption_dim=data.text_dim,
+            address_dim=config.address_dim,
         )
         for rate in config.rates
     )
@@ -202,7 +207,7 @@ def draw(
     generator = np.random.default_rng([config.seed, step, rank])
     # every process takes the same way, else their gradients do not fit together
     task, way = draw_way(config, np.random.default_rng([config.seed, step]))
-    plan = draw_step(task, config.shape, len(data), data.segments, generator)
+    plan = draw_step(task, config.shape, len(data), data.segments, generator, data.scenes_if_any)
     rates = tuple(Rate.parse(rate) for rate in config.rates)
     tensors = step_tensors(data, plan, rates, generator, empty_caption, config.empty_caption_share)
     return DrawnStep(way, plan, tensors, int(generator.integers(2**62)))
@@ -289,7 +294,7 @@ def probe(
     for task, _ in config.tasks:
         for name, _ in config.ways:
             generator = np.random.default_rng([config.seed, step, 1, 2])
-            plan = draw_step(task, shape, len(data), data.segments, generator)
+            plan = draw_step(task, shape, len(data), data.segments, generator, data.scenes_if_any)
             rates = tuple(Rate.parse(rate) for rate in config.rates)
             drawn = DrawnStep(
                 Way.parse(name), plan, step_tensors(data, plan, rates, generator), step

@@ -18,7 +18,13 @@ from ..memory.positions import memory_positions
 from ..memory.rates import Grid, Rate
 from .memory_data import StepTensors
 from .memory_model import MemoryModel
-from .memory_plan import HistoryPlan
+from .memory_plan import HistoryPlan, Task
+
+TRAINED_BUCKETS = tuple(
+    Bucket(bucket.rate, 3 * bucket.latent_frames) for bucket in FRAMEPACK_BUCKETS
+)
+"""FramePack's buckets, three times as long: as many tokens as the 2x2x2 encoder makes of six shots
+of the demo world, so that the comparison is at equal context."""
 
 Kind = Literal["encoder", "low", "packed", "framepack", "window", "none"]
 
@@ -42,10 +48,11 @@ class Way:
 
 @dataclass(frozen=True)
 class MemoryTokens:
-    """Tokens h m d and positions h m 3 of the histories of a step."""
+    """Tokens h m d and positions h m 3 of the histories of a step; addresses h m w, or None."""
 
     tokens: Tensor
     positions: Tensor
+    addresses: Tensor | None = None
 
 
 class MemoryWays(nn.Module):
@@ -76,7 +83,7 @@ class MemoryWays(nn.Module):
         model: MemoryModel,
         step: StepTensors,
         plans: tuple[HistoryPlan, ...],
-        buckets: tuple[Bucket, ...] = FRAMEPACK_BUCKETS,
+        buckets: tuple[Bucket, ...] = TRAINED_BUCKETS,
     ) -> MemoryTokens:
         """What each history of the step is remembered as."""
         histories, segments, _, frames, height, width = step.latents.shape
@@ -89,11 +96,17 @@ class MemoryWays(nn.Module):
         if way.kind in ("framepack", "window"):
             return self._recent(way, model, step, plans, buckets)
         assert way.rate is not None
+        addresses: Tensor | None = None
         flat = step.latents.flatten(0, 1)
         low = step.low[str(way.rate)].flatten(0, 1) if str(way.rate) in step.low else flat
         if way.kind == "encoder":
             encoder = self.encoders[str(way.rate)]
-            tokens = encoder(flat, low, model.project, step.captions.flatten(0, 1)).tokens
+            captions = step.captions.flatten(0, 1)
+            tokens = encoder(flat, low, model.project, captions).tokens
+            if encoder.addresses is not None:
+                cells = encoder.config.memory_grid(flat.shape)
+                addresses = encoder.held_addresses(captions, cells)
+                addresses = addresses.reshape(histories, -1, addresses.shape[-1])
         elif way.kind == "low":
             tokens = as_tokens(model.project(low))
         else:
@@ -109,7 +122,30 @@ class MemoryWays(nn.Module):
                 for plan in plans
             ]
         )
-        return MemoryTokens(tokens.reshape(histories, -1, tokens.shape[-1]), positions)
+        tokens = tokens.reshape(histories, -1, tokens.shape[-1])
+        return MemoryTokens(tokens, positions, addresses)
+
+    def read(
+        self, way: Way, memory: MemoryTokens, task: Task, step: StepTensors, whose: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens q m d and positions q m 3 of every query; `whose` (q) is the history it reads.
+
+        A shot after the history also gets what its caption recalls, at its own times.
+        """
+        tokens, positions = memory.tokens[whose], memory.positions[whose]
+        if memory.addresses is None or task == "frames":
+            return tokens, positions
+        encoder = self.encoders[str(way.rate)]
+        shape = step.targets.shape
+        cells = encoder.config.memory_grid(shape)
+        asked = encoder.asked_addresses(step.text, shape[2], cells)
+        weights = encoder.addresses.weights(asked, memory.addresses[whose])
+        recalled = torch.matmul(weights.to(tokens.dtype), tokens)
+        each = Rate(way.rate.height, way.rate.width, 1)
+        places = memory_positions(encoder.config.token_grid(shape), each, "ceil")
+        places = places.to(positions).expand(len(tokens), -1, -1).clone()
+        places[..., 0] += step.start.to(places)[:, None]
+        return torch.cat([tokens, recalled], dim=1), torch.cat([positions, places], dim=1)
 
     def _recent(
         self,
