@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .libraries import library
 from .memory_model import MemoryModel, grid_positions, rotate
 
 TRAINING_GUIDANCE = 1000.0
@@ -59,8 +60,6 @@ class _HunyuanModel(MemoryModel):
 
     def add_lora(self, rank: int, name: str) -> None:
         """A new LoRA on every linear layer of the blocks; the text refiner has none."""
-        from peft import LoraConfig
-
         blocks = ("transformer_blocks.", "single_transformer_blocks.")
         names = [
             path
@@ -70,7 +69,8 @@ class _HunyuanModel(MemoryModel):
             and not path.endswith((".norm.linear", ".norm1.linear", ".norm1_context.linear"))
         ]
         self.transformer.add_adapter(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=names), adapter_name=name
+            library("peft").LoraConfig(r=rank, lora_alpha=rank, target_modules=names),
+            adapter_name=name,
         )
 
     def _tables(

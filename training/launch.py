@@ -14,6 +14,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from .libraries import library
+
 LONGEST_WAIT = timedelta(days=1)
 """How long a process waits for the others: one may still be encoding videos (torch: 10 minutes)."""
 
@@ -49,9 +51,7 @@ def launch(function: Callable[[argparse.Namespace], None], options: argparse.Nam
             "--processes is for a training that nobody launched; accelerate launch sets the "
             f"number of processes itself, got --processes {options.processes}"
         )
-    from accelerate import notebook_launcher
-
-    notebook_launcher(
+    library("accelerate").notebook_launcher(
         function,
         (options,),
         num_processes=options.processes,
@@ -70,16 +70,14 @@ def make_accelerator(options: argparse.Namespace) -> Any:
     """
     import torch
 
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-    except ImportError as error:
-        raise ImportError("training needs accelerate: pip install accelerate") from error
+    accelerate = library("accelerate")
     handlers = [
-        DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
-        InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+        accelerate.DistributedDataParallelKwargs(
+            find_unused_parameters=True, broadcast_buffers=False
+        ),
+        accelerate.InitProcessGroupKwargs(timeout=LONGEST_WAIT),
     ]
-    return Accelerator(
+    return accelerate.Accelerator(
         cpu=options.cpu or not torch.accelerator.is_available(),
         mixed_precision=options.mixed_precision,
         kwargs_handlers=handlers,

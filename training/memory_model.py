@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .libraries import library
+
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
 """Linear layers of a Wan block that get a LoRA: all of them, as in AlayaWorld's recipe (its rank is
 256, the paper's 128)."""
@@ -129,9 +131,9 @@ class MemoryModel(nn.Module):
 
     def add_lora(self, rank: int, name: str) -> None:
         """A new LoRA on every linear layer of the blocks; those from before are frozen."""
-        from peft import LoraConfig
-
-        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(self.lora_targets))
+        config = library("peft").LoraConfig(
+            r=rank, lora_alpha=rank, target_modules=list(self.lora_targets)
+        )
         self.transformer.add_adapter(config, adapter_name=name)
 
     def merge_lora(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .hunyuan_memory_model import Hunyuan15MemoryModel, HunyuanMemoryModel
+from .libraries import library
 from .memory_model import MemoryModel, WanMemoryModel
 
 MEMORY_MODELS: dict[str, Callable[[Any], MemoryModel]] = {
@@ -46,9 +47,7 @@ def load_memory_model(
     if name not in MEMORY_MODELS:
         known = ", ".join(MEMORY_MODELS)
         raise ValueError(f"{folder / part} holds a {name}; what can be trained is {known}")
-    import diffusers
-
-    transformer = getattr(diffusers, name).from_pretrained(
+    transformer = getattr(library("diffusers"), name).from_pretrained(
         folder,
         subfolder=part,
         torch_dtype=dtype,
@@ -73,20 +72,18 @@ class WanCodec:
                 f"videos are encoded with AutoencoderKLWan, {folder / 'vae'} holds a {name}; "
                 "encode them with the model's own pipeline and give the stories by --stories"
             )
-        from diffusers import AutoencoderKLWan
-        from transformers import AutoTokenizer, UMT5EncoderModel
-
+        diffusers, transformers = library("diffusers"), library("transformers")
         places = {"use_safetensors": True, "local_files_only": True}
         # the class's own precision: bfloat16 softens what the VAE gives (diffusers, WanPipeline)
-        vae = AutoencoderKLWan.from_pretrained(
+        vae = diffusers.AutoencoderKLWan.from_pretrained(
             folder, subfolder="vae", torch_dtype=torch.float32, **places
         )
         self.vae = vae.to(device).requires_grad_(False)
-        text = UMT5EncoderModel.from_pretrained(
+        text = transformers.UMT5EncoderModel.from_pretrained(
             folder, subfolder="text_encoder", dtype=dtype, **places
         )
         self.text_encoder = text.to(device).requires_grad_(False)
-        self.tokenizer = AutoTokenizer.from_pretrained(
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, subfolder="tokenizer", local_files_only=True
         )
         self.device = device

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..memory.rates import Grid, Rate, cell_frames, memory_grid
 from .checkpoints import write_tensors
+from .libraries import library
 
 VIDEO_ENDINGS = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 COMMON_FILE = "common.safetensors"
@@ -137,10 +138,7 @@ def read_segments(video: Path, settings: CutSettings) -> Iterator[Tensor]:
 
     Frames are picked at the settings' rate, scaled to cover the size and cut around the middle.
     """
-    try:
-        import imageio.v3 as iio
-    except ImportError as error:
-        raise ImportError("reading videos needs imageio: pip install imageio[pyav]") from error
+    iio = library("imageio.v3")
     own_rate = float(iio.immeta(video, plugin="pyav")["fps"])
     held: list[Tensor] = []
     wanted = 0

@@ -304,3 +304,11 @@ def test_both_stages_on_a_real_folder(
         assert lora[name].shape == (rank, 48)
     with pytest.raises(ValueError, match="lora_rank 3, this is 4: give the same"):
         memory_training.main([*arguments, "--rank", "4"])
+
+
+def test_a_missing_library_says_how_to_get_it() -> None:
+    from throughline.training.libraries import library
+
+    assert library("json") is json
+    with pytest.raises(ImportError, match="needs no_such_library .*: pip install no_such_library"):
+        library("no_such_library")
