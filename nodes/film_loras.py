@@ -85,8 +85,16 @@ def plan_loras(
     """
     if loras is None:
         return FilmLoras()
+    offered = offered_loras(loras)
+    of_shots = loras_of_shots(storyboard, [one.offer for one in offered])
+    fitted = tuple(fit_experts(model, low_noise_model, one) for one in offered)
+    return FilmLoras(fitted, of_shots, ("lora",))
+
+
+def offered_loras(loras: object) -> tuple[OfferedLora, ...]:
+    """The value on TL_LORAS, None where nothing is connected. Raises ValueError for another one."""
+    if loras is None:
+        return ()
     if not isinstance(loras, tuple) or not all(isinstance(one, OfferedLora) for one in loras):
         raise ValueError(f"loras must come from a Shot LoRA node, got {type(loras).__name__}")
-    of_shots = loras_of_shots(storyboard, [one.offer for one in loras])
-    fitted = tuple(fit_experts(model, low_noise_model, one) for one in loras)
-    return FilmLoras(fitted, of_shots, ("lora",))
+    return loras

@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..adapters.encoders import LoadedEncoder
 from ..adapters.lora import add_lora
 from ..adapters.lora_folders import load_lora_file, lora_names, lora_stamp
 from ..adapters.lora_pairing import pair, with_memory_lora
@@ -15,6 +16,7 @@ from ..adapters.lora_switch import OfferedLora
 from ..planning.lists import LISTED
 from ..planning.lora_words import MAX_LORA_STRENGTH, check_lora_name, check_lora_strength
 from ..planning.shot_loras import LoraOffer
+from .film_loras import offered_loras
 from .sockets import TL_ENCODER, TL_LORAS
 
 NONE = "none"
@@ -79,9 +81,13 @@ class LoadMemoryLoRA(io.ComfyNode):
         cls, model: Any, lora_name: str, strength: float, encoder: Any | None = None
     ) -> io.NodeOutput:
         check_lora_strength(strength)
+        if not isinstance(encoder, LoadedEncoder | None):
+            raise ValueError(
+                f"encoder must come from a Load memory encoder node, got {type(encoder).__name__}"
+            )
         lora = load_lora_file(lora_name)
         patched = with_memory_lora(add_lora(model, lora, strength), lora) if strength else model
-        pairing = pair(lora, strength, getattr(encoder, "card", None))
+        pairing = pair(lora, strength, encoder.card if encoder else None)
         if pairing.warning:
             logging.warning(pairing.text)
         return io.NodeOutput(patched, pairing.text, ui=ui.PreviewText(pairing.text))
@@ -155,9 +161,9 @@ class ShotLoRA(io.ComfyNode):
         strength: float,
         used_in: str,
         low_noise_lora: str = SAME,
-        loras: tuple[OfferedLora, ...] | None = None,
+        loras: Any | None = None,
     ) -> io.NodeOutput:
-        before = loras or ()
+        before = offered_loras(loras)
         if lora_name == NONE:
             return io.NodeOutput(before)
         return io.NodeOutput((*before, offer(lora_name, name, strength, used_in, low_noise_lora)))

@@ -315,12 +315,17 @@ def test_a_peft_folder_is_chosen_by_its_weights(loras: Path) -> None:
     assert load_lora_file(name).layers[layer]["alpha"] == 16.0
 
 
-def test_something_else_on_the_wire_is_refused(comfy: Any) -> None:
+def test_something_else_on_the_wire_is_refused(loras: Path) -> None:
     from throughline.nodes.film_loras import plan_loras
+    from throughline.nodes.lora import LoadMemoryLoRA, ShotLoRA
     from throughline.planning.script import parse_storyboard
 
     with pytest.raises(ValueError, match="loras must come from a Shot LoRA node, got str"):
         plan_loras("coat", parse_storyboard("A street."), None, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="loras must come from a Shot LoRA node, got list"):
+        ShotLoRA.execute("none", "", 1.0, "", loras=["coat"])
+    with pytest.raises(ValueError, match="encoder must come from a Load memory encoder node"):
+        LoadMemoryLoRA.execute(None, "coat.safetensors", 0.0, "mind")
 
 
 # The LoRA of a history encoder.
