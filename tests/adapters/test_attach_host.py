@@ -252,6 +252,40 @@ def test_fp8_weights_are_cast_as_they_are_used(tiny: Any, model: Any) -> None:
     torch.testing.assert_close(made, slow(model, bank, given), atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.parametrize("name", ["wan_t2v", "hunyuan_15"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_costs_no_more_than_without_memory(
+    name: str, dtype: torch.dtype, tiny: Any
+) -> None:
+    import comfy.model_patcher
+
+    from throughline.adapters.attach import attach_memory
+
+    family = tiny.FAMILIES[name]
+    config = family.config(family.unet_config)
+    config.set_inference_dtype(dtype, None)
+    inner = config.get_model({}, "", device=torch.device("cpu"))
+    tiny.randomise(inner.diffusion_model, 0)
+    cpu = torch.device("cpu")
+    half = comfy.model_patcher.CoreModelPatcher(inner, load_device=cpu, offload_device=cpu)
+    full = family.model()
+    hunyuan = name == "hunyuan_15"
+    bank = random_bank(128, 32, (1, 1, 1)) if hunyuan else bank_for()
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn((2, 65 if hunyuan else 16, 3, 4, 6), generator=generator)
+    context = torch.randn((2, 7, 24), generator=generator)
+
+    def error(change: Callable[[Any], Any]) -> float:
+        time = torch.tensor([700.0, 700.0])
+        low = call_model(change(half), x.to(dtype), time, context.to(dtype))
+        assert low.dtype == dtype
+        return float((low.float() - call_model(change(full), x, time, context)).abs().max())
+
+    without = error(lambda model: model)
+    assert error(lambda model: attach_memory(model, bank)) < 2.0 * without
+    assert error(lambda model: attach_memory(model, bank, strength=0.5)) < 2.0 * without
+
+
 def gguf_like_operations() -> Any:
     """Linear layers as city96's: whole numbers and a scale, dequantised in every forward."""
     import comfy.ops
