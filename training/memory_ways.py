@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..memory.encoder import EncoderConfig, HistoryEncoder, as_tokens
+from ..memory.encoder import EncoderConfig, HistoryEncoder, as_tokens, fit_to_cells
 from ..memory.packing import FRAMEPACK_BUCKETS, Bucket, PatchPacker, packed_spans
 from ..memory.positions import memory_positions
 from ..memory.rates import Grid, Rate
+from ..memory.recall import latent_cells, likeness
 from .memory_data import StepTensors
 from .memory_model import MemoryModel
 from .memory_plan import HistoryPlan, Task
@@ -53,6 +54,16 @@ class MemoryTokens:
     tokens: Tensor
     positions: Tensor
     addresses: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """Tokens q m d and positions q m 3 of every query, and how far its addresses are from what is
+    really alike (cross-entropy; 0 where nothing is recalled)."""
+
+    tokens: Tensor
+    positions: Tensor
+    missed: Tensor
 
 
 class MemoryWays(nn.Module):
@@ -123,18 +134,18 @@ class MemoryWays(nn.Module):
             ]
         )
         tokens = tokens.reshape(histories, -1, tokens.shape[-1])
-        return MemoryTokens(tokens, positions, addresses)
+        return MemoryTokens(tokens, positions.to(tokens.device), addresses)
 
     def read(
         self, way: Way, memory: MemoryTokens, task: Task, step: StepTensors, whose: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens q m d and positions q m 3 of every query; `whose` (q) is the history it reads.
+    ) -> Read:
+        """What every query reads; `whose` (q) is the history it reads.
 
         A shot after the history also gets what its caption recalls, at its own times.
         """
         tokens, positions = memory.tokens[whose], memory.positions[whose]
         if memory.addresses is None or task == "frames":
-            return tokens, positions
+            return Read(tokens, positions, tokens.new_zeros(()))
         encoder = self.encoders[str(way.rate)]
         shape = step.targets.shape
         cells = encoder.config.memory_grid(shape)
@@ -145,7 +156,19 @@ class MemoryWays(nn.Module):
         places = memory_positions(encoder.config.token_grid(shape), each, "ceil")
         places = places.to(positions).expand(len(tokens), -1, -1).clone()
         places[..., 0] += step.start.to(places)[:, None]
-        return torch.cat([tokens, recalled], dim=1), torch.cat([positions, places], dim=1)
+        held = latent_cells(
+            fit_to_cells(step.latents.flatten(0, 1), encoder.config),
+            (way.rate.time, *encoder.config.spatial_stride),
+        )
+        held = held.unflatten(0, step.latents.shape[:2]).flatten(1, 2)
+        true = latent_cells(
+            fit_to_cells(step.targets, encoder.config), (1, *encoder.config.spatial_stride)
+        )
+        alike = likeness(true[:, :, 0], held[whose])
+        missed = -(alike * weights.clamp_min(1e-6).log()).sum(dim=-1).mean()
+        return Read(
+            torch.cat([tokens, recalled], dim=1), torch.cat([positions, places], dim=1), missed
+        )
 
     def _recent(
         self,
@@ -170,4 +193,5 @@ class MemoryWays(nn.Module):
             start = span.first - film.shape[2]
             places = memory_positions(span.grid(height, width), span.rate, "ceil", start)
             positions.append(places.expand(len(plans), -1, -1))
-        return MemoryTokens(torch.cat(tokens, dim=1), torch.cat(positions, dim=1))
+        joined = torch.cat(tokens, dim=1)
+        return MemoryTokens(joined, torch.cat(positions, dim=1).to(joined.device))

@@ -149,7 +149,8 @@ def test_gradients_reach_all_of_the_encoder_and_none_of_the_frozen_model(
     stories: StoryFolder,
 ) -> None:
     trainer = _trainer(stories)
-    _loss(trainer, _drawn(stories, "encoder 2x2x2")).backward()
+    for task in ("frames", "repeat"):  # addresses are read by shots alone
+        _loss(trainer, _drawn(stories, "encoder 2x2x2", tasks=((task, 1.0),))).backward()
     used = "ways.encoders.2x2x2."
     for name, parameter in trainer.named_parameters():
         if name.startswith(used):
@@ -161,6 +162,26 @@ def test_gradients_reach_all_of_the_encoder_and_none_of_the_frozen_model(
         elif ".lora_A." not in name:  # A begins to learn when B is no longer zero
             assert parameter.grad is None and not parameter.requires_grad, name
     assert any(name.startswith(f"{used}caption") for name, _ in trainer.named_parameters())
+
+
+@pytest.mark.parametrize("task", ["frames", "shot"])
+@pytest.mark.parametrize(
+    "way", ["encoder 2x2x2", "low 2x2x2", "packed 4x4x2", "window", "framepack", "none"]
+)
+def test_on_a_gpu_every_tensor_is_on_the_gpu(stories: StoryFolder, way: str, task: str) -> None:
+    """With torch's fake tensors, which know their device and need no GPU: two devices meeting in
+    one operation are an error."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    trainer, drawn = _trainer(stories), _drawn(stories, way, tasks=((task, 1.0),))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        held = {
+            name: mode.from_tensor(value.detach()).to("cuda")
+            for name, value in (*trainer.named_parameters(), *trainer.named_buffers())
+        }
+        arguments = (drawn.way, drawn.plan, drawn.tensors, noise_generator(drawn))
+        loss = torch.func.functional_call(trainer, held, arguments)
+    assert loss.device.type == "cuda" and loss.shape == ()
 
 
 def test_a_closed_gate_lets_no_gradient_through(stories: StoryFolder) -> None:
