@@ -50,6 +50,10 @@ NETWORKS = (WanModel, VaceWanModel, CameraWanModel)
 """Classes whose block loop is core's plain one. Their subclasses have loops of their own."""
 
 
+CORE = WanModel.__module__
+"""Where the `original_block` comes from that a patch gets when no other pack is around it."""
+
+
 @dataclass(eq=False, kw_only=True)
 class WanStream(MemoryStream):
     """`image_context` is how many of the context's tokens are image tokens, None without any."""
@@ -158,7 +162,8 @@ def _run_block(
     """One WanAttentionBlock: core's own over the image, ours over the memory."""
     blocks, memory = stream.network.blocks, stream.tokens
     block = blocks[index]
-    if index + 1 < len(blocks) and _is_plain(block, stream, args["transformer_options"]):
+    plain = _is_plain(block, stream, args["transformer_options"], original_block)
+    if plain and index + 1 < len(blocks):
         return _run_together(stream, block, args)
     own = comfy.model_management.cast_to(block.modulation, dtype=memory.dtype, device=memory.device)
     table = (own + stream.modulation).chunk(6, dim=1)
@@ -185,16 +190,23 @@ def _run_block(
     return result
 
 
-def _is_plain(block: Any, stream: WanStream, options: dict[str, Any]) -> bool:
+def _is_plain(
+    block: Any, stream: WanStream, options: dict[str, Any], original_block: Callable[..., Any]
+) -> bool:
     """Whether nothing looks into the block, so that both parts may go through it as one sequence.
 
-    Then every layer is called once: what a few memory tokens cost most is the second call.
+    Then every layer is called once: what a few memory tokens cost most is the second call. A pack
+    may watch by a patch, an override of the attention, a block of its own in core's place, or a
+    `forward` that it put on a layer (`add_object_patch`).
     """
     watched = {"attn1_patch", "attn2_patch"} & options.get("patches", {}).keys()
+    layers = (block, block.self_attn, block.cross_attn, block.ffn)
     return (
         type(block) is WanAttentionBlock
         and not watched
         and OVERRIDE not in options
+        and getattr(original_block, "__module__", "") == CORE
+        and not any("forward" in vars(layer) for layer in layers)
         and stream.levels == ((1.0, stream.tokens.shape[1]),)
         and all(memory.cross_attention is None for memory in stream.attached)
     )
@@ -208,18 +220,19 @@ def _run_together(stream: WanStream, block: Any, args: dict[str, Any]) -> dict[s
     own = comfy.model_management.cast_to(block.modulation, dtype=dtype, device=image.device)
     vec = args["vec"]
     rows = (own + vec).chunk(6, dim=1) if vec.ndim < 4 else (own[None] + vec).unbind(2)
-    tables = [
-        tuple(repeat_e(row, image) for row in rows),
-        (own + stream.modulation).chunk(6, dim=1),
-    ]
+    tables = [rows, (own + stream.modulation).chunk(6, dim=1)]  # one row, or one a latent frame
 
     def modulated(norm: Any, x: Tensor, shift: int, scale: int) -> Tensor:
-        pieces = zip(tables, norm(x).split(sizes, dim=1), strict=True)
-        return torch.cat([torch.addcmul(t[shift], n, 1 + t[scale]) for t, n in pieces], dim=1)
+        pieces = zip(norm(x).split(sizes, dim=1), tables, strict=True)
+        changed = [
+            torch.addcmul(repeat_e(t[shift], part), part, 1 + repeat_e(t[scale], part))
+            for part, t in pieces
+        ]
+        return torch.cat(changed, dim=1)
 
     def added(x: Tensor, output: Tensor, gate: int) -> Tensor:
         pieces = zip(x.split(sizes, 1), output.split(sizes, 1), tables, strict=True)
-        return torch.cat([torch.addcmul(a, b, table[gate]) for a, b, table in pieces], dim=1)
+        return torch.cat([torch.addcmul(a, b, repeat_e(t[gate], a)) for a, b, t in pieces], dim=1)
 
     both = torch.cat(parts, dim=1)
     rope = torch.cat([args["pe"], stream.rope.expand(len(args["pe"]), *stream.rope.shape[1:])], 1)
