@@ -132,3 +132,28 @@ def test_stories_too_short_for_a_history_are_named() -> None:
 def test_plans_are_values() -> None:
     query = Query(history=0, segment=1, first=0, frames=2, start=-4)
     assert query == Query(0, 1, 0, 2, -4) and hash(query) == hash(Query(0, 1, 0, 2, -4))
+
+
+def test_a_shot_is_of_a_scene_that_its_history_shows() -> None:
+    """Where there is one; nothing else could be learned from the history."""
+    scenes = [[("harbour", "garden", "station")[i % 3] for i in range(8)] for _ in range(50)]
+    free = 0
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        plan = draw_step("shot", SHAPE, 50, 8, generator, scenes)
+        for query in plan.queries:
+            history = plan.histories[query.history]
+            shown = {scenes[history.story][segment] for segment in history.segments}
+            left = {scenes[history.story][s] for s in range(8) if s not in history.segments}
+            assert query.segment not in history.segments
+            if shown & left:
+                assert scenes[history.story][query.segment] in shown
+            free += len(shown) < 3
+    assert free > 0  # some histories lack a scene: the rule had something to do
+    alone = [[str(i) for i in range(8)]] * 50  # no scene comes back: any shot will do
+    asked = {
+        query.segment
+        for seed in range(60)
+        for query in draw_step("shot", SHAPE, 50, 8, np.random.default_rng(seed), alone).queries
+    }
+    assert asked == set(range(8))
