@@ -75,7 +75,9 @@ def attach_memory(
         cross_attention=_cross_attention(model, injection, bank, cross_attention),
     )
     _add(clone, injection, memory)
-    held = [*clone.get_additional_models_with_key(ATTACHED), *patchers]
+    before = clone.get_additional_models_with_key(ATTACHED)
+    held = [one for one in before if not any(one.is_clone(new) for new in patchers)]
+    held += patchers
     if memory.cross_attention is not None:
         held.append(
             comfy.model_patcher.CoreModelPatcher(

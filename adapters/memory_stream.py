@@ -5,7 +5,8 @@ tokens' keys and values are added to those that its self-attention reads (throug
 `optimized_attention_override`, which another pack's override still sees), and the memory tokens
 get their own pass over the block's layers, as clean tokens (t = 0). That equals one concatenated
 sequence with modulation per token, without such a sequence: nothing is stripped before the head,
-patches of other packs see the usual lengths, and no tensor of modulations per token exists.
+patches of other packs see the usual lengths, and no tensor of modulations per token exists. (Where
+no pack looks into a block, Wan runs both parts through its layers in one go, which is faster.)
 
 The state of one call lives in a copy of `transformer_options`, never on the model.
 """

@@ -274,6 +274,8 @@ def test_attached_patchers_are_loaded_with_the_model(tiny: Any) -> None:
     attached = attach_memory(model, bank, patchers=(cache,))
     assert [patcher.model for patcher in attached.get_nested_additional_models()] == [held]
     assert model.get_nested_additional_models() == []
+    again = attach_memory(attached, bank_for("wan_t2v", seed=2), patchers=(cache,))
+    assert [patcher.model for patcher in again.get_nested_additional_models()] == [held]
 
 
 def test_a_fingerprint_changes_with_the_memory(tiny: Any) -> None:
