@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .recall import Addresses, cell_places, time_code
 from .rates import Grid, Rate, Rounding, memory_grid
+from .recall import Addresses, cell_places, time_code
 
 KERNEL = 3
 """Taps per axis of every convolution (inferred; AlayaWorld and CaR use the same)."""
