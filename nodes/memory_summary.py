@@ -47,7 +47,7 @@ def _seconds(memory: Memory, model: ModelPatcher) -> str:
 
 def _policy_line(memory: Memory) -> str:
     policy = memory.policy
-    kept = ["references"] if memory.bank.entries else []
+    kept = ["what it is given"] if memory.bank.entries else []
     kept += ["its first shot"] if policy.pin_first_shot else []
     if policy.recent:
         reach = policy.latent_frames

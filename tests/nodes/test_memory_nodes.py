@@ -256,7 +256,7 @@ def test_the_encoder_says_what_is_remembered(run_film: Any, graph: Any) -> None:
     assert said.splitlines()[0] == f"trained encoder: {ENCODER}"
     assert "holds 2 entries, 2 tokens, 8 frames (1.0 s at 8 fps)" in said
     assert "every step reads 2 tokens more, as many as 0.5 latent frames" in said
-    assert "a film remembers references, its first shot, all earlier segments" in said
+    assert "a film remembers what it is given, its first shot, all earlier segments" in said
     assert "Warning, clip is not connected, so the encoder reads no captions" in said
 
 
