@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
 from .memory_stream import ATTACHED, AttachedMemory
@@ -78,12 +80,30 @@ def passes_that_fit(
     return [executor(model, [cond], x, timestep, model_options)[0] for cond in conds]
 
 
-def apply_uncompiled(executor: Any, *args: Any, **kwargs: Any) -> Any:
+def apply_uncompiled(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None,
+    c_crossattn: Tensor | None,
+    control: Any,
+    transformer_options: dict[str, Any],
+    **kwargs: Any,
+) -> Any:
     """Core's wrapper around apply_model: a compiled model runs uncompiled while memory is on it.
 
     Core's compile node tells torch never to look at `transformer_options` again
     (`skip_torch_compile_dict`), so code that was compiled without memory would go on without it:
     measured, a memory attached after the first segment changed nothing, without an error.
     """
-    with torch.compiler.set_stance("force_eager"):
-        return executor(*args, **kwargs)
+    arguments = (x, t, c_concat, c_crossattn, control, transformer_options)
+    set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    if set_stance is not None:
+        with set_stance("force_eager"):
+            return executor(*arguments, **kwargs)
+    if COMPILE_KEY in transformer_options["wrappers"][WrappersMP.APPLY_MODEL]:
+        raise ValueError(
+            f"memory on a compiled model needs torch 2.6 or newer, got {torch.__version__}: "
+            "update torch or take the compile node away"
+        )
+    return executor(*arguments, **kwargs)

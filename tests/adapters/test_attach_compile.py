@@ -53,3 +53,20 @@ def test_a_compiled_model_remembers_too(keys: list[str], tiny: Any) -> None:
         assert float((made - plain).abs().max()) > 1e-4
     assert torch.equal(sample(tiny, compiled), plain)
     torch.compiler.reset()
+
+
+def test_an_old_torch_is_refused_when_the_model_is_compiled(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    from throughline.adapters.attach import attach_memory
+
+    model = tiny.FAMILIES["wan_t2v"].model()
+    attached = attach_memory(model, random_bank(48, 16, (1, 2, 2)))
+    made = sample(tiny, attached)
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    assert torch.equal(sample(tiny, attached), made)
+    set_torch_compile_wrapper(attached, backend="eager")
+    with pytest.raises(ValueError, match="a compiled model needs torch 2.6 or newer, got 2"):
+        sample(tiny, attached)
