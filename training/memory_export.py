@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..memory.lora_digest import ENCODER_KEY, LORA_HASH_KEY, LORA_KEY, lora_digest
 from ..memory.weight_format import write_encoder_file
 from .checkpoints import write_tensors
+from .hunyuan_lora import core_factors
 
 LAYER_NAMES = (
     (".attn1.", ".self_attn."),
@@ -44,25 +45,29 @@ class Provenance:
 
 
 def lora_factors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A trained LoRA as `PREFIX.LAYER.lora_A.weight` and `lora_B`.
+    """A trained LoRA in ComfyUI's names: `diffusion_model.LAYER.lora_A.weight` and `lora_B`.
 
-    Layers of Wan have ComfyUI's names behind `diffusion_model`, those of other models diffusers'
-    behind `transformer`. `values` are a trainer's parameters by name; those that are no LoRA are
-    left out.
+    `values` are a trainer's parameters by name; those that are no LoRA are left out.
     """
-    factors = {}
+    factors: dict[tuple[str, str], Tensor] = {}
     for name, value in values.items():
         stem, found, rest = name.partition(".lora_")
-        if not found:
-            continue
-        layer = stem.split("transformer.", 1)[1]
-        prefix = "transformer"
-        if layer.startswith("blocks."):  # Wan; the others' are transformer_blocks and such
-            prefix = "diffusion_model"
-            for theirs, ours in LAYER_NAMES:
-                layer = layer.replace(theirs, ours)
-        factors[f"{prefix}.{layer}.lora_{rest[0]}.weight"] = value
-    return factors
+        if found:
+            factors[stem.split("transformer.", 1)[1], rest[0]] = value
+    if any(layer.startswith("blocks.") for layer, _ in factors):
+        named = {(_wan_name(layer), part): value for (layer, part), value in factors.items()}
+    else:
+        named = core_factors(factors)
+    return {
+        f"diffusion_model.{layer}.lora_{part}.weight": value
+        for (layer, part), value in named.items()
+    }
+
+
+def _wan_name(layer: str) -> str:
+    for theirs, ours in LAYER_NAMES:
+        layer = layer.replace(theirs, ours)
+    return layer
 
 
 def added_loras(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from throughline.memory.encoder import EncoderConfig
 from throughline.memory.rates import Rate
+from throughline.training.hunyuan_lora import core_factors
 from throughline.training.hunyuan_memory_model import (
     TRAINING_GUIDANCE,
     Hunyuan15MemoryModel,
@@ -279,5 +281,63 @@ def test_a_short_training_falls_and_exports(version: str, tmp_path: Path) -> Non
     average = train(trainer, stories, tmp_path / "out", config, accelerator)
     assert loss() < 0.8 * before
     names = lora_factors(average.values)
-    blocks = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
-    assert blocks in names and len(names) == sum(".lora_" in name for name in average.values)
+    assert "diffusion_model.double_blocks.0.txt_attn.qkv.lora_A.weight" in names
+    assert len(names) == 2 * 2 * 8 + (2 * 2 * 2 if first else 0)
+
+
+@pytest.mark.parametrize("family", ["hunyuan_replace", "hunyuan_15"])
+def test_an_exported_lora_fits_comfyuis_weights(comfy: ModuleType, family: str) -> None:
+    """Layer by layer: what the LoRAs add to diffusers' weights stands in the right rows."""
+    from development.tiny_models import FAMILIES
+
+    core = FAMILIES[family].model().model.state_dict()
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 1,
+        "attention_head_dim": 128,
+        "rope_axes_dim": (16, 56, 56),
+        "num_layers": 1,
+        "text_embed_dim": 24,
+    }
+    if family == "hunyuan_15":
+        from diffusers import HunyuanVideo15Transformer3DModel
+
+        sizes = {**COMMON, **sizes, "in_channels": 65, "out_channels": 32}
+        model: MemoryModel = Hunyuan15MemoryModel(
+            HunyuanVideo15Transformer3DModel(**sizes, text_embed_2_dim=10, image_embed_dim=14)
+        )
+    else:
+        model = HunyuanMemoryModel(_hunyuan(**sizes, num_single_layers=1))
+    model.add_lora(3, "film")
+    values, added = {}, {}
+    for index, (name, parameter) in enumerate(model.named_parameters()):
+        if ".lora_" in name:
+            values[f"model.{name}"] = _draw(*parameter.shape, seed=index)
+    for name, value in values.items():
+        if ".lora_B." in name:
+            layer = name.removeprefix("model.transformer.").partition(".lora_B.")[0]
+            added[layer] = value @ values[name.replace(".lora_B.", ".lora_A.")]
+    factors = lora_factors(values)
+    for name, factor in factors.items():
+        if ".lora_A." in name:
+            second = factors[name.replace(".lora_A.", ".lora_B.")]
+            layer = name.removesuffix(".lora_A.weight")
+            assert (second @ factor).shape == core[f"{layer}.weight"].shape, layer
+    block = "transformer_blocks.0.attn."
+    qkv = "diffusion_model.double_blocks.0.img_attn.qkv.lora_{}.weight"
+    expected = torch.cat([added[f"{block}{part}"] for part in ("to_q", "to_k", "to_v")])
+    given = factors[qkv.format("B")] @ factors[qkv.format("A")]
+    assert torch.allclose(given, expected, atol=1e-4)
+    if family == "hunyuan_replace":
+        single = "diffusion_model.single_blocks.0.linear1.lora_{}.weight"
+        parts = ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")
+        expected = torch.cat([added[f"single_transformer_blocks.0.{part}"] for part in parts])
+        given = factors[single.format("B")] @ factors[single.format("A")]
+        assert torch.allclose(given, expected, atol=1e-4)
+
+
+def test_a_lora_that_comfyuis_weights_cannot_hold_is_refused() -> None:
+    one = {("transformer_blocks.0.attn.to_q", part): torch.ones(2, 2) for part in "AB"}
+    with pytest.raises(ValueError, match="needs one on all of .*to_k"):
+        core_factors(one)
+    with pytest.raises(ValueError, match="no block of HunyuanVideo has x_embedder.proj"):
+        core_factors({("x_embedder.proj", "A"): torch.ones(2, 2)})
