@@ -326,3 +326,44 @@ def test_weights_follow_cores_management(load: Any, tmp_path: Path) -> None:
     held = [model.model for model in comfy.model_management.current_loaded_models]
     assert loaded.patcher in held
     comfy.model_management.unload_all_models()
+
+
+def test_a_trained_packing_brings_its_own_kernels(new_memory: Any, tmp_path: Path) -> None:
+    """Its rates by its kernels, the others by the model's own projection."""
+    from throughline.adapters.encoders import load_encoder
+    from throughline.adapters.history import remember
+    from throughline.memory.packing import PatchPacker
+    from throughline.memory.rates import Rate
+    from throughline.memory.weight_format import write_encoder_file
+
+    packer = PatchPacker(CHANNELS, 192, Rate(4, 4, 4))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in packer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    state = {f"packer.4x4x4.{key}": value for key, value in packer.state_dict().items()}
+    metadata = {
+        "kind": "packing",
+        "base": "throughline-demo",
+        "in_channels": str(CHANNELS),
+        "inner_dim": "192",
+        "rate": "4x4x4",
+        "grid_round": "ceil",
+        "rope_mode": "history_negative",
+        "causal": "1",
+        "lr_mode": "latent",
+        "memory_t0": "1",
+        "segment_latents": "6",
+        "fps": "8",
+    }
+    path = tmp_path / "packing.safetensors"
+    write_encoder_file(path, state, metadata)
+    given = clip(9)
+    memory = remember(new_memory("framepack", encoders=(load_encoder(path),)), [given])
+    older, newer, newest = memory.bank.entries[0].pieces
+    latents = memory.latent_format.process_in(given.latents)
+    with torch.no_grad():
+        expected = packer(latents[:, :, :6])[0]
+    assert torch.allclose(older.fine.weight, expected, atol=1e-4)
+    assert older.low is None
+    assert newer.fine is None and newest.fine is None

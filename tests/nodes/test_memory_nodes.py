@@ -183,6 +183,20 @@ def test_every_untrained_form_makes_a_film(run_film: Any, graph: Any, read: Any,
     assert done(changed) == [3, 4]
 
 
+@pytest.mark.parametrize("family", ["wan_t2v", "wan_i2v", "hunyuan_replace", "hunyuan_i2v"])
+def test_every_family_remembers(
+    run_film: Any, graph: Any, film: Any, read: Any, family: str
+) -> None:
+    memory = {"encoder": None, "recent_frames": "remember"}
+    texts = {"clip": None, "positive": ["m", 3], "negative": ["m", 4]}
+    made = graph(memory, run_name="with", **texts)
+    plain = film(script=CUTS, run_name="without", **texts)
+    for one in (made, plain):
+        one["m"]["inputs"]["family"] = family
+        run_film(one)
+    assert same(read("with"), read("without")) == [True, False, False, False]
+
+
 def test_each_segment_is_encoded_once(
     run_film: Any, graph: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
