@@ -99,3 +99,34 @@ def low_patches(low: Tensor, patch: tuple[int, int]) -> Tensor:
     c, t, h, w = low.shape
     tiles = low.view(c, t, h // patch[0], patch[0], w // patch[1], patch[1])
     return tiles.permute(1, 2, 4, 0, 3, 5).flatten(0, 2)
+
+
+LIKENESS = 0.1
+"""Mean squared distance of unit-variance latents at which a likeness has fallen to 1/e: the same
+view again differs by less, one that moved by a latent cell by about ten times more (measured on the
+demo world)."""
+
+
+def likeness(asked: Tensor, held: Tensor) -> Tensor:
+    """What the addresses should give: `b k m`, how alike the latents at asked and held places are.
+
+    `asked` b k n are the true latents of a shot at each asked place, `held` b m t n those of each
+    held cell's latent frames, of which the nearest counts. Rows sum to 1. Only training knows it.
+    """
+    flat = held.flatten(1, 2)
+    squares = asked.square().sum(-1)[..., None] + flat.square().sum(-1)[:, None]
+    distance = (squares - 2 * torch.matmul(asked, flat.transpose(-1, -2))) / asked.shape[-1]
+    nearest = distance.unflatten(-1, held.shape[1:3]).amin(dim=-1)
+    return torch.softmax(-nearest / LIKENESS, dim=-1)
+
+
+def latent_cells(latents: Tensor, cell: tuple[int, int, int]) -> Tensor:
+    """Latents `b c t h w` as `b m t n`: per cell its latent frames, flattened.
+
+    Height and width are whole cells; in time the last frame is repeated where a cell is not full.
+    """
+    missing = -latents.shape[2] % cell[0]
+    latents = torch.cat([latents, *[latents[:, :, -1:]] * missing], dim=2)
+    b, c, t, h, w = latents.shape
+    split = latents.view(b, c, t // cell[0], cell[0], h // cell[1], cell[1], w // cell[2], cell[2])
+    return split.permute(0, 2, 4, 6, 3, 1, 5, 7).flatten(5).flatten(1, 3)

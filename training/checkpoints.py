@@ -93,12 +93,18 @@ def load_checkpoint(
     return step
 
 
-def load_average(path: Path, module: nn.Module) -> int:
-    """Give what is trained its averaged values, in place; returns the number of finished steps."""
+def load_average(path: Path, module: nn.Module) -> list[str]:
+    """Give what is trained its averaged values, in place; returns the names that the file lacks,
+    which stay as they are."""
+    lacking = []
     with safe_open(path, "pt") as file, torch.no_grad():
+        names = set(file.keys())
         for name, parameter in trained_parameters(module):
-            parameter.copy_(file.get_tensor(f"average.{name}"))
-        return int(file.metadata()["step"])
+            if f"average.{name}" in names:
+                parameter.copy_(file.get_tensor(f"average.{name}"))
+            else:
+                lacking.append(name)
+    return lacking
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int, decay_from: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str]) -> int:
     """Train on the demo's world or, with `--model` and `--videos`, on a real model and films."""
-    from .memory_stages import RETRIEVAL, command
+    from .memory_recipes import RETRIEVAL
+    from .memory_stages import command
 
     return command(RETRIEVAL, arguments)

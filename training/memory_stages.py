@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..adapters.demo_models import WEIGHTS
-from ..memory.encoder import PAPER_WIDTHS
 from ..memory.rates import Rate
+from .address_warm_up import warm_up_addresses
 from .checkpoints import MovingAverage, load_average, trained_parameters
 from .launch import add_launch_options, launch, make_accelerator
 from .memory_export import Provenance, export_memory, lora_factors
 from .memory_model import MemoryModel
-from .memory_plan import StepShape
+from .memory_recipes import ADDRESS_WEIGHT, Stage
 from .memory_subject import Subject, demo_subject, model_subject
 from .memory_training import (
     MemoryTrainer,
@@ -47,47 +47,6 @@ from .world import FRAMES_PER_SECOND
 CHECKPOINT = "checkpoint.safetensors"
 FREE_TO_CHANGE = ("steps", "threads", "stories")
 """Settings that a training may be continued with other values of."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage: the folder of its results, and what it is trained with in the demo and for real."""
-
-    name: str
-    folder: str
-    after: str | None  # the stage whose result it begins with
-    demo: MemoryTrainingConfig
-    real: MemoryTrainingConfig
-
-
-_DEMO = MemoryTrainingConfig()
-_REAL = replace(
-    _DEMO,
-    steps=20_000,
-    widths=PAPER_WIDTHS,
-    lora_rank=128,  # paper v6, section 4.1
-    # AlayaWorld, configs/stage2a_histpretrain.yaml
-    peak_learning_rate=5e-5,
-    weight_decay=1e-3,
-    gradient_clip=5.0,
-    shape=StepShape(histories=1, queries=1, segments=(3, 1000), ordered=True),
-)
-
-RETRIEVAL = Stage("encoder", "retrieval", None, _DEMO, _REAL)
-FILM = Stage(
-    "memory",
-    "film",
-    "retrieval",
-    # A share of Stage I stays in, and shots that the history holds lead over to new ones (ours:
-    # without such a bridge the memory was not read, see the design's section 2.1).
-    replace(
-        _DEMO,
-        lora_name="film",
-        tasks=(("frames", 0.2), ("repeat", 0.3), ("shot", 0.5)),
-        dropout=0.1,
-    ),
-    replace(_REAL, lora_name="film", tasks=(("frames", 0.2), ("shot", 0.8)), dropout=0.1),
-)
 
 
 def command(stage: Stage, arguments: Sequence[str]) -> int:
@@ -152,51 +111,70 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     accelerator = make_accelerator(options)
     out = options.out or BUILD / ("memory" if options.model is None else options.model.name)
-    defaults = stage.demo if options.model is None else stage.real
+    defaults = (stage.demo if options.model is None else stage.real)[-1]
     rates = options.rates or defaults.rates
     if options.model is None:
-        subject = demo_subject(rates, defaults.stories, accelerator)
+        subject = demo_subject(rates, defaults.stories, stage.empty_captions, accelerator)
     else:
         subject = model_subject(options, rates, out / "stories", accelerator)
     if options.gradient_checkpointing:
         subject.model.transformer.enable_gradient_checkpointing()
-    config = stage_config(stage, options, subject)
+    phases = stage_phases(stage, options, subject)
     folder = out / stage.folder
-    check_same_training(folder / CHECKPOINT, config)
+    check_same_training(folder / CHECKPOINT, phases)
+    kinds = {Way.parse(name).kind for config in phases for name, _ in config.ways}
+    packed = bool(kinds & {"packed", "framepack"})
     earlier_lora: dict[str, Tensor] = {}
     if stage.after is None:
-        trainer = begin(subject, config)
+        trainer = begin(subject, phases[0], packed)
     else:
-        trainer, earlier_lora = continue_from(subject, config, out / stage.after / CHECKPOINT)
-    average = train(
-        trainer,
-        subject.data,
-        folder,
-        config,
-        accelerator,
-        empty_caption=subject.empty_caption,
-        checkpoint_seconds=options.checkpoint_seconds,
-    )
+        checkpoint = out / stage.after / CHECKPOINT
+        trainer, earlier_lora = continue_from(subject, phases[0], checkpoint, packed)
+    if stage.address_steps and not (folder / CHECKPOINT).is_file():
+        steps = min(stage.address_steps, phases[-1].steps)
+        last = phases[-1]
+        warm_up_addresses(trainer.ways.encoders, subject.data, last.shape, steps, last.seed)
+    for config in phases:
+        average = train(
+            trainer,
+            subject.data,
+            folder,
+            config,
+            accelerator,
+            empty_caption=subject.empty_caption,
+            checkpoint_seconds=options.checkpoint_seconds,
+        )
     if accelerator.is_main_process:
-        for path in export(trainer, average, earlier_lora, config, subject, options, folder):
+        for path in export(trainer, average, earlier_lora, phases[-1], subject, options, folder):
             print(f"wrote {path}", flush=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def stage_config(
+def stage_phases(
     stage: Stage, options: argparse.Namespace, subject: Subject
+) -> tuple[MemoryTrainingConfig, ...]:
+    """The stage's phases with what the command line and the data say."""
+    recipe = stage.demo if options.model is None else stage.real
+    return tuple(_phase(config, options, subject) for config in recipe)
+
+
+def _phase(
+    config: MemoryTrainingConfig, options: argparse.Namespace, subject: Subject
 ) -> MemoryTrainingConfig:
-    """The stage's settings with what the command line and the data say."""
-    config = stage.demo if options.model is None else stage.real
     shape = replace(config.shape, segment_latent_frames=int(subject.data.latent_shape[1]))
     if not subject.model.takes_known:
         shape = replace(shape, prefix_share=0.0)
     if options.batch is not None:
         shape = replace(shape, histories=options.batch)
-    changes: dict[str, Any] = {"shape": shape, "seed": options.seed, "threads": options.threads}
+    changes: dict[str, Any] = {"shape": shape, "threads": options.threads}
+    changes["seed"] = config.seed + options.seed
     changes["stories"] = len(subject.data)
-    for option, name in (("steps", "steps"), ("rank", "lora_rank"), ("widths", "widths")):
+    if options.steps is not None:
+        changes["steps"] = (
+            min(options.steps, config.steps) if options.model is None else options.steps
+        )
+    for option, name in (("rank", "lora_rank"), ("widths", "widths")):
         if getattr(options, option) is not None:
             changes[name] = getattr(options, option)
     if options.rates is not None or options.model is not None:
@@ -206,11 +184,9 @@ def stage_config(
     return replace(config, **changes)
 
 
-def begin(subject: Subject, config: MemoryTrainingConfig) -> MemoryTrainer:
-    """A fresh LoRA and fresh encoders on the subject's model."""
+def begin(subject: Subject, config: MemoryTrainingConfig, packed: bool = True) -> MemoryTrainer:
+    """A fresh LoRA and fresh encoders on the subject's model, with larger patches if `packed`."""
     _add_lora(subject.model, config)
-    kinds = {Way.parse(name).kind for name, _ in config.ways}
-    packed = bool(kinds & {"packed", "framepack"})
     ways = MemoryWays(subject.model, encoder_configs(config, subject.model, subject.data), packed)
     generator = torch.Generator().manual_seed(config.seed)
     for encoder in ways.encoders.values():
@@ -219,7 +195,7 @@ def begin(subject: Subject, config: MemoryTrainingConfig) -> MemoryTrainer:
 
 
 def continue_from(
-    subject: Subject, config: MemoryTrainingConfig, checkpoint: Path
+    subject: Subject, config: MemoryTrainingConfig, checkpoint: Path, packed: bool = True
 ) -> tuple[MemoryTrainer, dict[str, Tensor]]:
     """The result of an earlier stage with its LoRA merged, a new LoRA, and the merged one.
 
@@ -239,9 +215,9 @@ def continue_from(
         seed=before["seed"],
         lora_rank=before["lora_rank"],
         lora_name=before["lora_name"],
-        ways=tuple((name, share) for name, share in before["ways"]),
     )
-    trainer = begin(subject, earlier)
+    trainer = begin(subject, earlier, packed)
+    trainer.address_weight = ADDRESS_WEIGHT
     load_average(checkpoint, trainer)
     lora = {
         name: value.detach().cpu().clone()
@@ -311,20 +287,29 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
         return dict(json.loads(file.metadata()["training"]))
 
 
-def check_same_training(checkpoint: Path, config: MemoryTrainingConfig) -> None:
-    """Raises ValueError when a folder holds a training of other settings."""
+def check_same_training(checkpoint: Path, phases: Sequence[MemoryTrainingConfig]) -> None:
+    """Raises ValueError when a folder holds a training of other settings than one of these."""
     if not checkpoint.is_file():
         return
     stored = stored_config(checkpoint)
+    differences = [_difference(stored, config) for config in phases]
+    if all(differences):
+        raise ValueError(
+            f"{checkpoint.parent} was trained with {differences[-1]}: give the same, or another "
+            "--out"
+        )
+
+
+def _difference(stored: dict[str, Any], config: MemoryTrainingConfig) -> str:
+    """What a stored training has and the given one has otherwise; nothing when they are the same.
+    Settings that are newer than the checkpoint are left out."""
     given = json.loads(json.dumps(dataclasses.asdict(config)))
     for name, value in given.items():
         if name not in stored or name in FREE_TO_CHANGE:
             continue
         old = stored[name]
         if isinstance(value, dict):
-            old, value = old, {key: value[key] for key in old}
+            value = {key: value[key] for key in old}
         if old != value:
-            raise ValueError(
-                f"{checkpoint.parent} was trained with {name} {stored[name]}, this is {value}: "
-                "give the same, or another --out"
-            )
+            return f"{name} {old}, this is {value}"
+    return ""

@@ -30,7 +30,9 @@ class Subject:
     empty_caption: Tensor | None
 
 
-def demo_subject(rates: Sequence[str], count: int, accelerator: Any) -> Subject:
+def demo_subject(
+    rates: Sequence[str], count: int, empty_captions: bool, accelerator: Any
+) -> Subject:
     """The demo model and the stories of its world, encoded here where they are missing."""
     import comfy.model_management
 
@@ -42,12 +44,15 @@ def demo_subject(rates: Sequence[str], count: int, accelerator: Any) -> Subject:
     comfy.model_management.in_training = True
     vae, stories = load_vae(VAE_FILE), BUILD / "memory" / "stories"
     seeds = range(count)[accelerator.process_index :: accelerator.num_processes]
-    text = load_demo_text_encoder(TEXT_FILE).cond_stage_model
-    write_stories(vae, text, stories, seeds, [Rate.parse(rate) for rate in rates])
+    clip = load_demo_text_encoder(TEXT_FILE)
+    parsed = [Rate.parse(rate) for rate in rates]
+    write_stories(vae, clip.cond_stage_model, stories, seeds, parsed)
     accelerator.wait_for_everyone()
     model = WanMemoryModel(wan_from_comfy(VIDEO_FILE).to(accelerator.device))
-    # no empty captions: the demo's shots always have one
-    return Subject(model, StoryFolder(stories, count), grey_latents(vae), None)
+    empty: Tensor | None = None
+    if empty_captions:
+        empty = clip.encode_from_tokens(clip.tokenize(""))[0].float().detach()
+    return Subject(model, StoryFolder(stories, count), grey_latents(vae), empty)
 
 
 def model_subject(

@@ -85,6 +85,7 @@ class MemoryTrainer(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.ways, self.noise_shift = model, ways, noise_shift
+        self.address_weight = 0.0
         self.grey = grey
 
     def forward(
@@ -110,16 +111,20 @@ class MemoryTrainer(nn.Module):
         sigma = self.noise_shift * uniform / (1 + (self.noise_shift - 1) * uniform)
         noise = torch.randn(step.targets.shape, generator=generator).to(device)
         mixed = torch.lerp(step.targets, noise, sigma.view(-1, 1, 1, 1, 1))
+        read = self.ways.read(way, memory, plan.task, step, whose)
         velocity = self.model(
             self._with_known(mixed, step),
             sigma * TIMESTEP_SCALE,
             step.text,
-            *self.ways.read(way, memory, plan.task, step, whose),
+            read.tokens,
+            read.positions,
             step.start,
         )
         error = (velocity.float() - (noise - step.targets)).square().mean(dim=(1, 3, 4))
         weight = (~step.known).float()
-        return (error * weight).sum() / weight.sum()
+        loss = (error * weight).sum() / weight.sum()
+        # a probe measures the first part only
+        return loss + self.address_weight * read.missed if torch.is_grad_enabled() else loss
 
     def _with_known(self, mixed: Tensor, step: StepTensors) -> Tensor:
         """The model's input: known frames come by the concat channels of an I2V model."""
@@ -326,6 +331,7 @@ def _report(
 
 def main(arguments: Sequence[str]) -> int:
     """Stage II: predict the next shot from the history, from Stage I's result on."""
-    from .memory_stages import FILM, command
+    from .memory_recipes import FILM
+    from .memory_stages import command
 
     return command(FILM, arguments)

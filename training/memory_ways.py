@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..memory.encoder import EncoderConfig, HistoryEncoder, as_tokens, fit_to_cells
+from ..memory.encoder import EncoderConfig, HistoryEncoder, as_tokens
 from ..memory.packing import FRAMEPACK_BUCKETS, Bucket, PatchPacker, packed_spans
 from ..memory.positions import memory_positions
 from ..memory.rates import Grid, Rate
-from ..memory.recall import latent_cells, likeness
+from .address_warm_up import missed_likeness
 from .memory_data import StepTensors
 from .memory_model import MemoryModel
 from .memory_plan import HistoryPlan, Task
@@ -156,16 +156,7 @@ class MemoryWays(nn.Module):
         places = memory_positions(encoder.config.token_grid(shape), each, "ceil")
         places = places.to(positions).expand(len(tokens), -1, -1).clone()
         places[..., 0] += step.start.to(places)[:, None]
-        held = latent_cells(
-            fit_to_cells(step.latents.flatten(0, 1), encoder.config),
-            (way.rate.time, *encoder.config.spatial_stride),
-        )
-        held = held.unflatten(0, step.latents.shape[:2]).flatten(1, 2)
-        true = latent_cells(
-            fit_to_cells(step.targets, encoder.config), (1, *encoder.config.spatial_stride)
-        )
-        alike = likeness(true[:, :, 0], held[whose])
-        missed = -(alike * weights.clamp_min(1e-6).log()).sum(dim=-1).mean()
+        missed = missed_likeness(encoder, step, weights)
         return Read(
             torch.cat([tokens, recalled], dim=1), torch.cat([positions, places], dim=1), missed
         )

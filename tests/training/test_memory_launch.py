@@ -102,7 +102,8 @@ def test_two_processes_train_one_model_and_survive_a_kill(
 def _by_one_process(model: Path, stories: Path) -> dict[str, torch.Tensor]:
     """The same training by hand: both processes' losses one after the other, gradients averaged."""
     from throughline.training.checkpoints import learning_rate, trained_parameters
-    from throughline.training.memory_stages import RETRIEVAL, begin, parse, stage_config
+    from throughline.training.memory_recipes import RETRIEVAL
+    from throughline.training.memory_stages import begin, parse, stage_phases
     from throughline.training.memory_subject import model_subject
     from throughline.training.memory_training import draw, noise_generator
 
@@ -117,9 +118,9 @@ def _by_one_process(model: Path, stories: Path) -> dict[str, torch.Tensor]:
 
     arguments = ["--model", str(model), "--stories", str(stories), "--steps", str(STEPS)]
     options: argparse.Namespace = parse(RETRIEVAL, [*arguments, *SIZES, *SMALL])
-    subject = model_subject(options, RETRIEVAL.real.rates, stories, OneProcess())
-    config = stage_config(RETRIEVAL, options, subject)
-    trainer = begin(subject, config)
+    subject = model_subject(options, RETRIEVAL.real[0].rates, stories, OneProcess())
+    (config,) = stage_phases(RETRIEVAL, options, subject)
+    trainer = begin(subject, config, packed=False)
     parameters = [parameter for _, parameter in trained_parameters(trainer)]
     optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=config.weight_decay)
     for step in range(STEPS):

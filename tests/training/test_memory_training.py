@@ -6,6 +6,7 @@ The toy's stories are segments of one colour each, which no caption tells: only 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +25,13 @@ from throughline.training.checkpoints import trained_parameters
 from throughline.training.memory_data import StepTensors, StoryFolder
 from throughline.training.memory_model import WanMemoryModel
 from throughline.training.memory_plan import StepShape
+from throughline.training.memory_recipes import FILM, RETRIEVAL
 from throughline.training.memory_stages import (
-    FILM,
-    RETRIEVAL,
     begin,
     check_same_training,
     continue_from,
-    stage_config,
+    parse,
+    stage_phases,
     stored_config,
 )
 from throughline.training.memory_subject import Subject, check_fits
@@ -369,16 +370,17 @@ def test_a_folder_begun_with_other_settings_is_refused(
     stories: StoryFolder, tmp_path: Path
 ) -> None:
     checkpoint = _finished(stories, tmp_path)
-    check_same_training(checkpoint, CONFIG)
-    check_same_training(checkpoint, replace(CONFIG, steps=50, threads=4))
-    check_same_training(tmp_path / "none.safetensors", replace(CONFIG, seed=9))
+    check_same_training(checkpoint, [CONFIG])
+    check_same_training(checkpoint, [replace(CONFIG, steps=50, threads=4)])
+    check_same_training(checkpoint, [replace(CONFIG, seed=9), CONFIG])  # of one phase or another
+    check_same_training(tmp_path / "none.safetensors", [replace(CONFIG, seed=9)])
     for change, words in (
         ({"seed": 9}, "trained with seed 0, this is 9"),
         ({"lora_rank": 8}, "trained with lora_rank 16, this is 8"),
         ({"shape": replace(CONFIG.shape, histories=5)}, "trained with shape .*'histories': 2"),
     ):
         with pytest.raises(ValueError, match=words):
-            check_same_training(checkpoint, replace(CONFIG, **change))  # type: ignore[arg-type]
+            check_same_training(checkpoint, [replace(CONFIG, **change)])  # type: ignore[arg-type]
     assert stored_config(checkpoint)["ways"] == json.loads(json.dumps(CONFIG.ways))
 
 
@@ -396,19 +398,21 @@ def test_stories_of_another_model_are_refused(stories: StoryFolder) -> None:
 
 
 def test_settings_of_the_stages(stories: StoryFolder) -> None:
-    from throughline.training.memory_stages import parse
-
     subject = Subject(_model(), stories, None, None)
-    demo = stage_config(RETRIEVAL, parse(RETRIEVAL, []), subject)
+    (demo,) = stage_phases(RETRIEVAL, parse(RETRIEVAL, ["--seed", "5"]), subject)
     assert demo.tasks == (("frames", 1.0),) and demo.shape.segment_latent_frames == FRAMES
-    assert demo.ways == RETRIEVAL.demo.ways and not demo.shape.ordered
+    assert demo.ways == RETRIEVAL.demo[0].ways and not demo.shape.ordered and demo.seed == 5
+    film = stage_phases(FILM, parse(FILM, ["--steps", "900"]), subject)
+    assert [config.steps for config in film] == sorted({config.steps for config in film})
+    assert film[-1].steps == 900 and all(config.lora_name == "film" for config in film)
     given = ["--model", "m", "--stories", "s", "--batch", "3", "--rates", "2x2x4", "--rank", "9"]
-    real = stage_config(FILM, parse(FILM, given), subject)
+    (real,) = stage_phases(FILM, parse(FILM, given), subject)
     assert (real.shape.histories, real.rates, real.lora_rank) == (3, ("2x2x4",), 9)
     assert real.ways == (("encoder 2x2x4", 1.0),) and real.shape.ordered
     assert real.lora_name == "film" and real.shape.prefix_share == 0
     assert parse(RETRIEVAL, ["--model", "m", "--stories", "s"]).rates is None
-    assert RETRIEVAL.real.lora_rank == 128 and RETRIEVAL.real.widths == (64, 128, 256, 512)
+    real = RETRIEVAL.real[0]
+    assert real.lora_rank == 128 and real.widths == (64, 128, 256, 512)
 
 
 @pytest.mark.parametrize(
@@ -424,10 +428,6 @@ def test_settings_of_the_stages(stories: StoryFolder) -> None:
 def test_command_lines_that_make_no_sense(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
-    from throughline.training.memory_stages import parse
-
     with pytest.raises(SystemExit):
         parse(RETRIEVAL, arguments)
     assert re.search(words, capsys.readouterr().err)
