@@ -18,6 +18,7 @@ def write_tiny_encoder(
     rate: str = "2x2x2",
     inner_dim: int = 48,
     caption_dim: int = 24,
+    address_dim: int = 0,
     seed: int = 0,
     **metadata: str,
 ) -> Any:
@@ -36,6 +37,7 @@ def write_tiny_encoder(
         widths=(8, 8, 16, 16),
         heads=2,
         caption_dim=caption_dim,
+        address_dim=address_dim,
     )
     generator = torch.Generator().manual_seed(seed)
     shapes = {key: value.shape for key, value in HistoryEncoder(config).state_dict().items()}
@@ -58,6 +60,7 @@ def write_tiny_encoder(
         "widths": "8,8,16,16",
         "heads": "2",
         "caption_dim": str(caption_dim),
+        "address_dim": str(address_dim),
         "stream": "segment",
     }
     return write_encoder_file(path, state, {**said, **metadata})

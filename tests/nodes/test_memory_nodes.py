@@ -109,7 +109,11 @@ def test_a_film_remembers_and_is_reused(
     assert done(events) == []
 
 
-@pytest.mark.parametrize("stream", ["segment", "chain"])
+@pytest.mark.parametrize(
+    "kind",
+    [{"stream": "segment"}, {"stream": "chain"}, {"address_dim": 8}],
+    ids=["segment", "chain", "addresses"],
+)
 @pytest.mark.parametrize("kept", [1, 3])
 def test_a_resumed_film_is_the_sequential_one(
     run_film: Any,
@@ -118,11 +122,11 @@ def test_a_resumed_film_is_the_sequential_one(
     comfy_folders: dict[str, Path],
     encoder_folder: Path,
     kept: int,
-    stream: str,
+    kind: dict[str, Any],
 ) -> None:
     from development.tiny_encoders import write_tiny_encoder
 
-    write_tiny_encoder(encoder_folder / ENCODER, stream=stream)
+    write_tiny_encoder(encoder_folder / ENCODER, **kind)
     run_film(graph())
     whole = read()
     for file in (comfy_folders["output"] / "throughline" / "film" / "segments").iterdir():
@@ -131,6 +135,35 @@ def test_a_resumed_film_is_the_sequential_one(
     _, events = run_film(graph())
     assert done(events) == list(range(kept + 1, 5))
     assert all(same(whole, read()))
+
+
+def test_a_shot_recalls_what_its_own_words_find(
+    run_film: Any, graph: Any, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recalled stands at the shot's own time, one moment per latent frame."""
+    from development.tiny_encoders import write_tiny_encoder
+    from throughline.nodes import film_memory
+
+    write_tiny_encoder(encoder_folder / ENCODER, address_dim=8)
+    banks: list[Any] = []
+    attach = film_memory.attach_memory
+
+    def seen(model: Any, bank: Any, **options: Any) -> Any:
+        banks.append((bank, options["segment_start_latent_frames"]))
+        return attach(model, bank, **options)
+
+    monkeypatch.setattr(film_memory, "attach_memory", seen)
+    run_film(graph())
+    assert [start for _, start in banks] == [3, 5, 8]
+    bank, start = banks[-1]
+    recalled = [entry for entry in bank.entries if entry.title == "recalled"]
+    (entry,) = recalled
+    (piece,) = entry.pieces
+    assert (entry.start, entry.latent_frames, piece.form) == (start, 3, "recalled 2x2x2")
+    first = bank.entries[0].pieces[0]
+    alike = first.addresses @ bank.entries[1].pieces[0].addresses.T
+    assert float(alike.max()) < 0.999, "another caption must have another address"
+    assert piece.tokens == 3  # one cell covers the picture
 
 
 @pytest.mark.parametrize(
