@@ -1,0 +1,110 @@
+"""What a shot recalls by its own caption, through the cache and an encoder of core's layers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+SHARP = 1e4
+"""So sharp that the nearest address alone is recalled."""
+
+
+@pytest.fixture(scope="module")
+def loaded(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny encoder that recalls only what is nearest."""
+    from development.tiny_encoders import write_tiny_encoder
+    from throughline.adapters.encoders import load_encoder
+
+    path: Path = tmp_path_factory.mktemp("encoders") / "tiny.safetensors"
+    write_tiny_encoder(path, address_dim=8)
+    made = load_encoder(path)
+    with torch.no_grad():
+        made.encoder.addresses.sharpness.fill_(math.log(SHARP))
+    return made
+
+
+def bank_of(loaded: Any, captions: list[torch.Tensor]) -> Any:
+    """One entry of 2 latent frames of 4 x 4 per caption, low and fine all equal to its number."""
+    from throughline.memory.bank import MemoryBank, MemoryEntry, MemoryPiece
+    from throughline.memory.positions import memory_positions
+    from throughline.memory.rates import Grid, Rate
+
+    entries = []
+    for number, caption in enumerate(captions):
+        grid = loaded.card.config.memory_grid((1, 16, 2, 4, 4))
+        piece = MemoryPiece(
+            key=f"piece{number}",
+            form="encoder 2x2x2",
+            rate=Rate(2, 2, 2),
+            low=loaded.cache.add(f"piece{number}-low", torch.full((16, 1, 2, 2), float(number))),
+            fine=loaded.cache.add(f"piece{number}-fine", torch.full((1, 48), float(number))),
+            hidden=None,
+            positions=memory_positions(Grid(2, 2, 2), Rate(2, 2, 2), "ceil"),
+            addresses=loaded.encoder.held_addresses(caption, grid)[0],
+        )
+        entries.append(
+            MemoryEntry(
+                key=f"entry{number}",
+                title=f"clip {number}",
+                caption="",
+                shot=number + 1,
+                start=2 * number,
+                latent_frames=2,
+                pinned=False,
+                picture=None,
+                pieces=(piece,),
+            )
+        )
+    return MemoryBank(entries=tuple(entries), rope_mode="history_negative", trained=True)
+
+
+def captions(count: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [5.0 * torch.randn(1, 4, 24, generator=generator) for _ in range(count)]
+
+
+@torch.no_grad()
+def recalled(loaded: Any, bank: Any, caption: torch.Tensor) -> Any:
+    from throughline.adapters.recalled import with_recalled
+
+    return with_recalled(
+        bank, [loaded], loaded.cache, torch.float32, caption, (3, 4, 4), bank.latent_frames
+    )
+
+
+@torch.no_grad()
+def test_a_caption_finds_the_clip_that_was_made_under_it(loaded: Any) -> None:
+    """At the time of the clip's own cell, half a latent frame in, the address is the same; the
+    first of the shot's frames is nearest to it."""
+    said = captions(3)
+    bank = bank_of(loaded, said)
+    for number, caption in enumerate(said):
+        whole = recalled(loaded, bank, caption)
+        entry = whole.entries[-1]
+        (piece,) = entry.pieces
+        assert (entry.title, entry.start, entry.latent_frames) == ("recalled", 6, 3)
+        assert torch.equal(piece.positions[:, 0], torch.arange(3.0))
+        assert piece.low.weight.shape == (16, 3, 2, 2)
+        assert torch.allclose(piece.low.weight[:, 0], torch.tensor(float(number)), atol=1e-3)
+        assert torch.allclose(piece.fine.weight[0], torch.tensor(float(number)), atol=1e-3)
+        assert whole.entries[:3] == bank.entries
+
+
+@torch.no_grad()
+def test_what_is_recalled_is_made_once(loaded: Any) -> None:
+    said = captions(2)
+    bank = bank_of(loaded, said)
+    one, two = (recalled(loaded, bank, said[0]).entries[-1].pieces[0] for _ in range(2))
+    assert one.low.weight.data_ptr() == two.low.weight.data_ptr()
+    assert one.fine.weight.data_ptr() == two.fine.weight.data_ptr()
+
+
+@torch.no_grad()
+def test_texts_of_another_width_recall_nothing(loaded: Any) -> None:
+    bank = bank_of(loaded, captions(1))
+    assert recalled(loaded, bank, torch.zeros(1, 4, 32)) is bank
