@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from throughline.memory.encoder import EncoderConfig, HistoryEncoder, as_tokens
 from throughline.memory.rates import Grid, Rate
 from throughline.memory.recall import (
+    LIKENESS,
     SHARPNESS,
     Addresses,
     cell_places,
+    latent_cells,
+    likeness,
     low_patches,
     recalled_low,
 )
@@ -122,3 +125,25 @@ def test_addresses_are_made_from_captions() -> None:
         EncoderConfig(in_channels=3, inner_dim=8, rate=Rate(2, 2, 2), address_dim=WIDTH)
     plain = EncoderConfig(in_channels=3, inner_dim=8, rate=Rate(2, 2, 2), widths=(4, 4, 8, 8))
     assert HistoryEncoder(plain).addresses is None
+
+
+def test_cells_hold_their_own_latents() -> None:
+    """By hand: cells of 2 frames, 2 rows and 3 columns; the last cell in time repeats its frame."""
+    latents = _draw(1, 4, 3, 4, 6)
+    cells = latent_cells(latents, (2, 2, 3))
+    assert cells.shape == (1, 2 * 2 * 2, 2, 4 * 2 * 3)
+    own = latents[0, :, 0:2, 2:4, 0:3]  # the third cell: first time, second row, first column
+    assert torch.equal(cells[0, 2], own.movedim(1, 0).flatten(1))
+    assert torch.equal(cells[0, 4, 0], cells[0, 4, 1])
+    assert torch.equal(cells[0, 4, 0], latents[0, :, 2, 0:2, 0:3].flatten())
+
+
+def test_what_looks_alike_is_what_should_be_found() -> None:
+    held = _draw(1, 5, 2, 40)
+    asked = held[:, [3, 1], 1] + 0.05 * _draw(1, 2, 40, seed=1)
+    weights = likeness(asked, held)
+    assert weights.shape == (1, 2, 5) and torch.allclose(weights.sum(-1), torch.ones(1, 2))
+    assert weights[0, 0, 3] > 0.99 and weights[0, 1, 1] > 0.99
+    # by the definition: nearest latent frame of a cell, mean squared distance over LIKENESS
+    distance = (asked[:, :, None, None] - held[:, None]).square().mean(-1).amin(-1)
+    assert torch.allclose(weights, (-distance / LIKENESS).softmax(-1), atol=1e-5)

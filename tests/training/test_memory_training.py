@@ -255,6 +255,51 @@ def test_a_window_is_the_newest_frames_right_before_the_segment(stories: StoryFo
     assert sorted(set(memory.positions[0, :, 0].tolist())) == [-5, -4, -3, -2, -1]
 
 
+def test_addresses_learn_to_find_what_looks_alike(stories: StoryFolder) -> None:
+    """Each caption of the toy belongs to one colour, so a repeated shot can be found by it."""
+    from throughline.training.address_warm_up import missed_by, warm_up_addresses
+
+    trainer = _trainer(stories)
+    drawn = [_drawn(stories, "none", step, tasks=(("repeat", 1.0),)) for step in range(50, 56)]
+
+    def missed() -> float:
+        with torch.no_grad():
+            encoder = trainer.ways.encoders["2x2x2"]
+            return float(np.mean([missed_by(encoder, each.tensors) for each in drawn]))
+
+    before = missed()
+    losses = warm_up_addresses(trainer.ways.encoders, stories, CONFIG.shape, steps=60, seed=0)
+    assert len(losses) == 60 and missed() < before
+    changed = [
+        name
+        for (name, one), (_, two) in zip(
+            trainer.named_parameters(), _trainer(stories).named_parameters(), strict=True
+        )
+        if not torch.equal(one, two)
+    ]
+    assert changed and all(".addresses." in name for name in changed)
+
+
+@torch.no_grad()
+def test_a_shot_also_reads_what_its_caption_recalls(stories: StoryFolder) -> None:
+    """At its own times, which are asked for by frame; a mix of the history's own tokens."""
+    trainer = _trainer(stories)
+    for task, recalled in (("frames", 0), ("shot", FRAMES * 4)):
+        drawn = _drawn(stories, "encoder 2x2x2", tasks=((task, 1.0),))
+        step = drawn.tensors
+        memory = trainer.ways(drawn.way, trainer.model, step, drawn.plan.histories)
+        read = trainer.ways.read(drawn.way, memory, drawn.plan.task, step, step.history)
+        assert read.tokens.shape == (4, 12 + recalled, 48)
+        assert read.positions.shape == (4, 12 + recalled, 3)
+        held = memory.tokens[step.history]
+        assert torch.equal(read.tokens[:, :12], held)
+        if recalled:
+            assert sorted(set(read.positions[0, 12:, 0].tolist())) == [0.0, 1.0]
+            assert sorted(set(read.positions[0, 12:, 1].tolist())) == [0.5, 2.5]
+            mixed, low, high = read.tokens[:, 12:], held.amin(1, True), held.amax(1, True)
+            assert (mixed >= low - 1e-4).all() and (mixed <= high + 1e-4).all()
+
+
 @torch.no_grad()
 def test_an_encoder_with_a_closed_gate_is_its_low_branch(stories: StoryFolder) -> None:
     trainer, drawn = _trainer(stories, replace(CONFIG, gate=0.0)), _drawn(stories, "none")
