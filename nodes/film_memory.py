@@ -154,8 +154,13 @@ class FilmRecorder:
         )
 
     def _offset(self, memory: Memory) -> int:
-        """The film begins where what the memory was given ends."""
-        return memory.bank.latent_frames
+        """The film begins where what the memory was given ends; a latent that it continues is the
+        end of that already."""
+        first, end = self._segments[0], memory.bank.latent_frames
+        shown = any(entry.shot for entry in memory.bank.entries)
+        if first.start == "latent" and shown and memory.policy.stream == "chain":
+            return end - first.known_latent_frames
+        return end
 
     def _clip(self, index: int) -> HistoryClip:
         memory, segment = self._plan.memory, self._segments[index]

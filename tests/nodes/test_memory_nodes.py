@@ -417,6 +417,40 @@ def test_two_nodes_with_one_history_hold_one_copy(
     assert len(pointers) == 1
 
 
+@pytest.mark.parametrize(("stream", "start"), [("chain", 2), ("segment", 3)])
+def test_a_loop_by_hand_remembers(
+    run_film: Any,
+    graph: Any,
+    encoder_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: str,
+    start: int,
+) -> None:
+    """One segment goes on from the history's last latent frame: in a chain at that one's time."""
+    from development.tiny_encoders import write_tiny_encoder
+    from throughline.nodes import film_memory
+
+    write_tiny_encoder(encoder_folder / ENCODER, stream=stream)
+    starts: list[int] = []
+    attach = film_memory.attach_memory
+
+    def seen(*args: Any, **options: Any) -> Any:
+        starts.append(options["segment_start_latent_frames"])
+        return attach(*args, **options)
+
+    monkeypatch.setattr(film_memory, "attach_memory", seen)
+    made = graph({"history": ["t", 0]})
+    made["t"] = {"class_type": "ThroughlineTestTinyLatent", "inputs": {}}
+    kept = ("model", "vae", "width", "height", "seed", "steps", "cfg", "sampler_name", "scheduler")
+    inputs = {name: made["s"]["inputs"][name] for name in (*kept, "tail_latent_frames", "memory")}
+    inputs |= {"positive": ["m", 3], "negative": ["m", 4], "previous": ["t", 0]}
+    made["s"] = {"class_type": "ThroughlineSegment", "inputs": {**inputs, "segment_frames": 9}}
+    made["o"] = {"class_type": "SaveLatent", "inputs": {"samples": ["s", 1]}}
+    made["o"]["inputs"]["filename_prefix"] = "new"
+    run_film(made)
+    assert starts == [start]
+
+
 # The preview.
 
 
