@@ -41,6 +41,7 @@ class Rememberer:
         import comfy.utils
 
         from throughline.adapters.blank import BlankClips
+        from throughline.adapters.cache import LatentCache
         from throughline.adapters.demo_models import VAE_FILE, WEIGHTS, load_demo_models
         from throughline.adapters.encoders import load_encoder
         from throughline.adapters.families import family_of
@@ -55,11 +56,12 @@ class Rememberer:
         )
         self.model, _ = comfy.sd.load_lora_for_models(self.base, None, lora, 1.0, 0.0)
         files = folder / "memory_encoders"
+        self.cache = LatentCache()
         self.encoders = {
-            rate: load_encoder(files / f"throughline_demo_{rate}.safetensors")
+            rate: load_encoder(files / f"throughline_demo_{rate}.safetensors", self.cache)
             for rate in ("2x2x2", "4x4x2")
         }
-        self.packing = load_encoder(files / "throughline_demo_packing.safetensors")
+        self.packing = load_encoder(files / "throughline_demo_packing.safetensors", self.cache)
         self.family = family_of(self.base)
         self.blanks = BlankClips(self.vae)
         self.settings = SamplerSettings(
@@ -95,18 +97,21 @@ class Rememberer:
             remembered.append(Remembered(latents, low, caption, frames_to_image(frames)))
         return remembered
 
-    def bank(self, way: str, history: Sequence[Remembered]) -> Any:
+    def bank(self, way: str, history: Sequence[Remembered], asked: Remembered | None = None) -> Any:
         """A history remembered one way: "memory RATE", "low RATE", "packed RATE", "window N",
-        "framepack A B C" (latent frames at 1x, 2x and 4x) or "none"."""
+        "framepack A B C" (latent frames at 1x, 2x and 4x) or "none".
+
+        `asked` is the shot that follows: an encoder also recalls by its caption.
+        """
+        from throughline.adapters.recalled import with_recalled
         from throughline.memory.bank import MemoryBank, MemoryEntry
 
         kind, *numbers = way.split()
-        pieces = []
+        pieces, now = [], 0
         if kind in ("memory", "low", "packed"):
-            start = 0
             for shot in history:
-                pieces.append((start, self._whole(kind, numbers[0], shot)))
-                start += shot.latents.shape[2]
+                pieces.append((now, self._whole(kind, numbers[0], shot)))
+                now += shot.latents.shape[2]
         elif kind in ("window", "framepack"):
             pieces = self._recent([int(number) for number in numbers], history)
         entries = tuple(
@@ -123,22 +128,35 @@ class Rememberer:
             )
             for index, (start, piece) in enumerate(pieces)
         )
-        return MemoryBank(entries=entries, rope_mode="history_negative", trained=True)
+        bank = MemoryBank(entries=entries, rope_mode="history_negative", trained=True)
+        if asked is None or kind != "memory":
+            return bank
+        return with_recalled(
+            bank,
+            [self.encoders[numbers[0]]],
+            self.cache,
+            torch.float32,
+            self.text(asked.caption)[0][0],
+            (asked.latents.shape[2], *asked.latents.shape[3:]),
+            now,
+        )
 
     def _whole(self, kind: str, rate: str, shot: Remembered) -> Any:
-        from throughline.memory.encoder import as_tokens
         from throughline.memory.rates import Rate
 
         low: Tensor | None = shot.low.get(rate)
-        fine = None
+        fine = addresses = None
         if kind == "memory":
             encoder, caption = self.encoders[rate].encoder, self.text(shot.caption)[0][0]
             hidden = encoder(shot.latents, low, lambda x: _Zero.like(encoder, x), caption).hidden
             fine = encoder.fine(hidden)[0]
+            if encoder.addresses is not None:
+                cells = encoder.config.memory_grid(shot.latents.shape)
+                addresses = encoder.held_addresses(caption, cells)[0]
         elif kind == "packed":
             fine, low = self.packing.packer(Rate.parse(rate))(shot.latents)[0], None
-        del as_tokens
-        return self._piece(rate, low, fine, shot.latents.shape)
+        form = f"{'encoder' if kind == 'memory' else kind} {rate}"
+        return self._piece(form, rate, low, fine, shot.latents.shape, addresses)
 
     def _recent(self, sizes: Sequence[int], history: Sequence[Remembered]) -> list[tuple[int, Any]]:
         """The newest latent frames: at 1x, and for three sizes the next ones at 2x and 4x."""
@@ -153,25 +171,36 @@ class Rememberer:
             cut = film[:, :, span.first : span.stop]
             whole = span.rate.volume == 1
             fine = None if whole else self.packing.packer(span.rate)(cut)[0]
-            piece = self._piece(str(span.rate), cut if whole else None, fine, cut.shape)
+            low = cut if whole else None
+            piece = self._piece("recent", str(span.rate), low, fine, cut.shape)
             pieces.append((span.first, piece))
         return pieces
 
-    def _piece(self, rate: str, low: Tensor | None, fine: Tensor | None, shape: torch.Size) -> Any:
+    def _piece(
+        self,
+        form: str,
+        rate: str,
+        low: Tensor | None,
+        fine: Tensor | None,
+        shape: torch.Size,
+        addresses: Tensor | None = None,
+    ) -> Any:
         from throughline.adapters.cache import CachedTensor
+        from throughline.adapters.pieces import digest, tensor_bytes
         from throughline.memory.bank import MemoryPiece
         from throughline.memory.positions import memory_positions
         from throughline.memory.rates import Grid, Rate
 
         grid = Grid(shape[2], shape[3] // 2, shape[4] // 2)
         return MemoryPiece(
-            key=rate,
-            form=rate,
+            key=digest(form, *(tensor_bytes(x) for x in (low, fine) if x is not None)),
+            form=form,
             rate=Rate.parse(rate),
             low=None if low is None else CachedTensor(low[0]),
             fine=None if fine is None else CachedTensor(fine.float()),
             hidden=None,
             positions=memory_positions(grid, Rate.parse(rate), "ceil"),
+            addresses=addresses,
         )
 
     def text(self, caption: str) -> Any:

@@ -66,7 +66,7 @@ def run(seeds: range) -> list[dict[str, Any]]:
             row = {"truth": last.frames}
             total = sum(shot.latents.shape[2] for shot in history)
             for name, way in ways(total).items():
-                bank = remembering.bank(way, history)
+                bank = remembering.bank(way, history, last)
                 latent = remembering.sample(bank, last.caption, 6, total, seed)
                 row[name] = remembering.decode(latent)
                 figures.setdefault(name, []).append(

@@ -30,8 +30,8 @@ class MemoryPiece:
     space) plus `fine` (`n d`); either may be missing, not both. `low` is projected by the model
     that reads the memory, so that both experts of Wan 2.2 get tokens of their own. `hidden` (n w)
     are the encoder's last states for cross-attention. `positions` (n 3) count from the entry's
-    first latent frame. `addresses` (n w) are what the tokens are found by (memory/recall.py), None where
-    no caption was known. `key` is a hash of all that the tensors follow from.
+    first latent frame. `addresses` (n w) are what the tokens are found by (memory/recall.py), None
+    where no caption was known. `key` is a hash of all that the tensors follow from.
     """
 
     key: str

@@ -144,6 +144,7 @@ def run(options: argparse.Namespace) -> None:
             empty_caption=subject.empty_caption,
             checkpoint_seconds=options.checkpoint_seconds,
         )
+        accelerator.free_memory()  # of this phase's wrapper, before the next one's
     if accelerator.is_main_process:
         for path in export(trainer, average, earlier_lora, phases[-1], subject, options, folder):
             print(f"wrote {path}", flush=True)
