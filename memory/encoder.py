@@ -145,7 +145,7 @@ class HistoryEncoder(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        place = {"device": device, "dtype": dtype}
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.config = config
         widths = [config.widths[i] for i in CHANNELS]
         self.conv = nn.ModuleList(

@@ -44,7 +44,7 @@ class Addresses(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        place = {"device": device, "dtype": dtype}
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
         self.width = width
         self.place = operations.Linear(2, width, **place)
         self.caption_norm = operations.LayerNorm(caption_dim, **place)
