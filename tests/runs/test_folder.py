@@ -144,7 +144,8 @@ def test_every_field_of_a_segment_but_its_place_is_in_the_key(tmp_path: Path) ->
     key = folder.segment_keys(PARAMETERS, [segment])
     for field in dataclasses.fields(Segment):
         value = getattr(segment, field.name)
-        other = {"start": "image", "recalls": ()}.get(field.name, value + 1 if isinstance(value, int) else "x")
+        usual = value + 1 if isinstance(value, int) else "x"
+        other = {"start": "image", "recalls": ()}.get(field.name, usual)
         changed = dataclasses.replace(segment, **{field.name: other})
         assert (folder.segment_keys(PARAMETERS, [changed]) == key) == (field.name in place)
 
