@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..adapters.demo_models import WEIGHTS
+from ..adapters.demo_models import TEXT_FILE, WEIGHTS, load_demo_text_encoder
 from ..memory.rates import Rate
 from .address_warm_up import warm_up_addresses
 from .checkpoints import MovingAverage, load_average, trained_parameters
@@ -130,10 +130,12 @@ def run(options: argparse.Namespace) -> None:
     else:
         checkpoint = out / stage.after / CHECKPOINT
         trainer, earlier_lora = continue_from(subject, phases[0], checkpoint, packed)
-    if stage.address_steps and not (folder / CHECKPOINT).is_file():
+    new = not (folder / CHECKPOINT).is_file()
+    if options.model is None and stage.address_steps and new:  # by the demo's own captions
         steps = min(stage.address_steps, phases[-1].steps)
         last = phases[-1]
-        warm_up_addresses(trainer.ways.encoders, subject.data, last.shape, steps, last.seed)
+        text = load_demo_text_encoder(TEXT_FILE).cond_stage_model
+        warm_up_addresses(trainer.ways.encoders, text, steps, last.seed)
     for config in phases:
         average = train(
             trainer,
@@ -144,7 +146,9 @@ def run(options: argparse.Namespace) -> None:
             empty_caption=subject.empty_caption,
             checkpoint_seconds=options.checkpoint_seconds,
         )
-        accelerator.free_memory()  # of this phase's wrapper, before the next one's
+        # the next phase reads the checkpoint that process 0 writes, and wraps the model anew
+        accelerator.wait_for_everyone()
+        accelerator.free_memory()
     if accelerator.is_main_process:
         for path in export(trainer, average, earlier_lora, phases[-1], subject, options, folder):
             print(f"wrote {path}", flush=True)

@@ -255,31 +255,6 @@ def test_a_window_is_the_newest_frames_right_before_the_segment(stories: StoryFo
     assert sorted(set(memory.positions[0, :, 0].tolist())) == [-5, -4, -3, -2, -1]
 
 
-def test_addresses_learn_to_find_what_looks_alike(stories: StoryFolder) -> None:
-    """Each caption of the toy belongs to one colour, so a repeated shot can be found by it."""
-    from throughline.training.address_warm_up import missed_by, warm_up_addresses
-
-    trainer = _trainer(stories)
-    drawn = [_drawn(stories, "none", step, tasks=(("repeat", 1.0),)) for step in range(50, 56)]
-
-    def missed() -> float:
-        with torch.no_grad():
-            encoder = trainer.ways.encoders["2x2x2"]
-            return float(np.mean([missed_by(encoder, each.tensors) for each in drawn]))
-
-    before = missed()
-    losses = warm_up_addresses(trainer.ways.encoders, stories, CONFIG.shape, steps=60, seed=0)
-    assert len(losses) == 60 and missed() < before
-    changed = [
-        name
-        for (name, one), (_, two) in zip(
-            trainer.named_parameters(), _trainer(stories).named_parameters(), strict=True
-        )
-        if not torch.equal(one, two)
-    ]
-    assert changed and all(".addresses." in name for name in changed)
-
-
 @torch.no_grad()
 def test_a_shot_also_reads_what_its_caption_recalls(stories: StoryFolder) -> None:
     """At its own times, which are asked for by frame; a mix of the history's own tokens."""
