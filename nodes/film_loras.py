@@ -18,7 +18,7 @@ from ..runs.keys import LORAS
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from ..adapters.history import Memory
+    from ..adapters.memory_value import Memory
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,16 @@ def film_warnings(
     storyboard: Storyboard, loras: FilmLoras, memory: Memory | None, models: Sequence[ModelPatcher]
 ) -> tuple[str, ...]:
     """What an artist should know before a film is made; a missing memory LoRA is also logged."""
+    missing = warn_of_missing_loras(memory, models)
+    return (*storyboard.warnings, *ignored_settings(storyboard, loras.follows), *missing)
+
+
+def warn_of_missing_loras(memory: Memory | None, models: Sequence[ModelPatcher]) -> tuple[str, ...]:
+    """Log and give a sentence for each encoder whose LoRA is not on each of the models."""
     missing = missing_loras(memory, models)
     for text in missing:
         logging.warning(text)
-    return (*storyboard.warnings, *ignored_settings(storyboard, loras.follows), *missing)
+    return missing
 
 
 def missing_loras(memory: Memory | None, models: Sequence[ModelPatcher]) -> tuple[str, ...]:

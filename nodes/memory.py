@@ -6,12 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..adapters.attach import attach_memory
 from ..adapters.encoders import LoadedEncoder, encoder_names, encoder_path, load_encoder
 from ..adapters.memory_value import Memory
 from ..memory.rates import RATES
 from ..planning.recall import parse_shots
 from ..planning.segments import SEED_RANGE
+from .film_loras import warn_of_missing_loras
 from .film_memory import check_memory_fits
 from .memory_summary import describe_memory
 from .remembering import (
@@ -25,6 +25,7 @@ from .remembering import (
     make_memory,
     memory_request,
     new_cache,
+    remembering_model,
 )
 from .retrieval import PreviewRequest, preview_memory
 from .sockets import TL_ENCODER, TL_MEMORY, TL_RUN
@@ -245,6 +246,18 @@ class ApplyMemory(io.ComfyNode):
                     tooltip="Which shots it sees, like '1-3, 5'; empty is all. References are "
                     "always seen.",
                 ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="The text of the shot that will be sampled. Connect it when the "
+                    "encoder recalls by captions: the shot then finds what its words name.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="The empty latent that will be sampled, to recall for its length; "
+                    "without it that of the encoder's own segments.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model that remembers.")],
         )
@@ -258,12 +271,20 @@ class ApplyMemory(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, model: Any, memory: Any, strength: float, shots: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        memory: Any,
+        strength: float,
+        shots: str,
+        positive: Any = None,
+        latent: Any = None,
+    ) -> io.NodeOutput:
         held = filled_memory(memory)
         check_memory_fits(held, model)
         bank = chosen_bank(held.bank, parse_shots(shots))
-        view = held.view(bank)
-        return io.NodeOutput(attach_memory(model, bank, strength=strength, patchers=(view,)))
+        warn_of_missing_loras(held, [model])
+        return io.NodeOutput(remembering_model(model, held, bank, strength, positive, latent))
 
 
 def filled_memory(value: object) -> Memory:

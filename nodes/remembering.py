@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import folder_paths
 import torch
 
-from ..adapters.attach import can_remember
+from ..adapters.attach import attach_memory, can_remember
 from ..adapters.cache import LatentCache, Spill
 from ..adapters.encoders import LoadedEncoder, check_fits, model_patch
 from ..adapters.fingerprint import fingerprint_vae
@@ -22,6 +22,7 @@ from ..adapters.memory_value import (
     Memory,
     empty_bank,
 )
+from ..adapters.recalled import with_recalled
 from ..memory.bank import MemoryBank
 from ..memory.rates import Rate
 from ..planning.recall import RecallPolicy, Stream
@@ -32,6 +33,8 @@ from .given_history import given_clips
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
+
+    from ..adapters.family import Conditioning
 
 FORMS: dict[str, Form] = {
     "trained encoder": "encoder",
@@ -200,3 +203,43 @@ def chosen_bank(bank: MemoryBank, shots: frozenset[int] | None) -> MemoryBank:
             f"{', '.join(map(str, sorted(shots)))}"
         )
     return MemoryBank(entries=kept, rope_mode=bank.rope_mode, trained=bank.trained)
+
+
+def remembering_model(
+    model: ModelPatcher,
+    memory: Memory,
+    bank: MemoryBank,
+    strength: float,
+    positive: Conditioning | None,
+    latent: dict[str, Any] | None,
+) -> ModelPatcher:
+    """A clone of the model that samples a shot right after the bank, with what its text recalls.
+
+    Raises ValueError for a latent of another size than what is remembered.
+    """
+    start = bank.latent_frames
+    if positive is not None and memory.latent_size is not None:
+        frames = max((encoder.card.segment_latents for encoder in memory.encoders), default=1)
+        if latent is not None:
+            frames = _latent_frames(latent, memory.latent_size)
+        shape = (frames, *memory.latent_size)
+        bank = with_recalled(
+            bank, memory.encoders, memory.cache, memory.dtype, positive[0][0], shape, start
+        )
+    return attach_memory(
+        model,
+        bank,
+        strength=strength,
+        segment_start_latent_frames=start,
+        patchers=(memory.view(bank),),
+    )
+
+
+def _latent_frames(latent: dict[str, Any], size: tuple[int, int]) -> int:
+    shape = tuple(latent["samples"].shape)
+    if len(shape) != 5 or shape[3:] != size:
+        raise ValueError(
+            f"latent must be a video latent of {size[0]} x {size[1]} cells like the memory, got "
+            f"the shape {list(shape)}"
+        )
+    return int(shape[2])

@@ -128,7 +128,7 @@ FROZEN: dict[str, dict[str, list[str]]] = {
         "outputs": ["TL_MEMORY", "STRING"],
     },
     "ThroughlineApplyMemory": {
-        "inputs": ["model", "memory", "strength", "shots"],
+        "inputs": ["model", "memory", "strength", "shots", "positive", "latent"],
         "outputs": ["MODEL"],
     },
     "ThroughlineMemoryPreview": {

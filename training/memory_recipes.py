@@ -1,8 +1,8 @@
 """What the two stages of a history encoder's training are trained with: the figures alone.
 
 A stage goes through phases; each says up to which step it lasts. The demo's figures are those that
-its shipped weights were made with, a real model's those of the paper and of AlayaWorld where they
-say something, else ours and untried.
+its shipped weights were made with (what differs stands in weights/README.md), a real model's those
+of the paper and of AlayaWorld where they say something, else ours and untried.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ FILM = Stage(
         replace(
             _FILM,
             seed=2,
-            steps=4000,
+            steps=1500,
             tasks=(("frames", 0.1), ("repeat", 0.2), ("shot", 0.7)),
             ways=(
                 ("encoder 2x2x2", 0.42),
@@ -87,8 +87,24 @@ FILM = Stage(
             ),
             shape=StepShape(histories=5, queries=4, segments=(2, 6), slots=14),
         ),
+        replace(
+            _FILM,
+            seed=3,
+            steps=4500,
+            decay_from=0.62,
+            tasks=(("frames", 0.1), ("repeat", 0.1), ("shot", 0.8)),
+            ways=(
+                ("encoder 2x2x2", 0.41),
+                ("encoder 4x4x2", 0.41),
+                ("low 4x4x2", 0.02),
+                ("packed 4x4x2", 0.02),
+                ("framepack", 0.07),
+                ("window", 0.07),
+            ),
+            shape=StepShape(histories=4, queries=4, segments=(3, 7)),
+        ),
     ),
     real=(replace(_REAL, lora_name="film", tasks=(("frames", 0.2), ("shot", 0.8)), dropout=0.1),),
-    address_steps=3000,
+    address_steps=800,
     empty_captions=True,
 )

@@ -391,19 +391,58 @@ def test_a_memory_in_a_sampler_of_the_host(run_film: Any, graph: Any) -> None:
     assert not torch.allclose(sampled(1.0), plain, atol=1e-3)
 
 
+def test_a_memory_on_a_model_recalls_by_the_text_of_the_shot(
+    run_film: Any, graph: Any, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the length of the latent, at the end of what is remembered; without a text not at all."""
+    from development.tiny_encoders import write_tiny_encoder
+    from throughline.nodes import remembering
+
+    write_tiny_encoder(encoder_folder / ENCODER, address_dim=8)
+    banks: list[Any] = []
+    attach = remembering.attach_memory
+
+    def seen(model: Any, bank: Any, **options: Any) -> Any:
+        banks.append((bank, options["segment_start_latent_frames"]))
+        return attach(model, bank, **options)
+
+    monkeypatch.setattr(remembering, "attach_memory", seen)
+
+    def recalled(**more: Any) -> list[tuple[int, int]]:
+        made = given_graph(graph, captions="A face.\nA place.", clip=["m", 1])
+        inputs = {"model": ["m", 0], "memory": ["e", 0], "strength": 1.0, "shots": "", **more}
+        made["a"] = {"class_type": "ThroughlineApplyMemory", "inputs": inputs}
+        made["t"] = {"class_type": "ThroughlineTestTinyLatent", "inputs": {}}
+        size = {"width": 64, "height": 64, "length": 5, "batch_size": 1}
+        made["w"] = {"class_type": "EmptyHunyuanLatentVideo", "inputs": size}
+        made["x"] = {"class_type": "PreviewAny", "inputs": {"source": ["a", 0]}}
+        run_film(made)
+        bank, start = banks.pop()
+        found = [entry for entry in bank.entries if entry.title == "recalled"]
+        assert start == max(entry.stop for entry in bank.entries if entry not in found)
+        return [(entry.start - start, entry.latent_frames) for entry in found]
+
+    assert recalled() == []
+    assert recalled(positive=["m", 3]) == [(0, 6)]
+    (latent,) = recalled(positive=["m", 3], latent=["t", 0])
+    assert latent[0] == 0 and latent[1] != 6
+    with pytest.raises(run_film.error, match="latent must be a video latent of 4 x 4 cells"):
+        recalled(positive=["m", 3], latent=["w", 0])
+
+
 def test_two_nodes_with_one_history_hold_one_copy(
     run_film: Any, graph: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughline.nodes import memory
+    from throughline.nodes import remembering
 
     banks: list[Any] = []
-    attach = memory.attach_memory
+    attach = remembering.attach_memory
 
     def seen(model: Any, bank: Any, **options: Any) -> Any:
         banks.append(bank)
         return attach(model, bank, **options)
 
-    monkeypatch.setattr(memory, "attach_memory", seen)
+    monkeypatch.setattr(remembering, "attach_memory", seen)
     made = given_graph(graph)
     made["e2"] = {**made["e"], "inputs": {**made["e"]["inputs"], "window": 9}}
     for name, source, strength in (("a", "e", 1.0), ("b", "e", 0.5), ("c", "e2", 1.0)):
