@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..memory.encoder import HistoryEncoder
 from ..memory.packing import PatchPacker
@@ -39,11 +40,13 @@ class LoadedEncoder:
     """The value on the socket TL_ENCODER: weights that ComfyUI moves, and what they are.
 
     `cache` holds what the encoder has encoded, so that all nodes that use it hold one copy.
+    `cross_attention` are the weights of the add-on that was trained with it, None without one.
     """
 
     patcher: ModelPatcher
     card: EncoderCard
     cache: LatentCache
+    cross_attention: Mapping[str, Tensor] | None = None
 
     @property
     def encoder(self) -> HistoryEncoder:
@@ -111,7 +114,7 @@ def encoder_from_file(file: EncoderFile, cache: LatentCache) -> LoadedEncoder:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=offload,
     )
-    return LoadedEncoder(patcher, card, cache)
+    return LoadedEncoder(patcher, card, cache, file.cross_attention)
 
 
 def model_width(model: ModelPatcher) -> int | None:

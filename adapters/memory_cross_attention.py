@@ -108,16 +108,16 @@ def _layers(state: Mapping[str, Tensor]) -> dict[int, Layer]:
 
 
 def _hidden(bank: MemoryBank, device: torch.device) -> Tensor:
-    """The hidden states n w of all pieces, float32."""
-    leaves = []
-    for entry in bank.entries:
-        for piece in entry.pieces:
-            if piece.hidden is None:
-                raise ValueError(
-                    f"memory {entry.title!r} ({piece.form}) must keep hidden states for "
-                    "cross-attention, got none: encode it with an encoder that has them"
-                )
-            leaves.append(piece.hidden)
+    """The hidden states n w, float32, of the pieces that keep them: those of an encoder without
+    the add-on, and what a shot recalls, do not."""
+    pieces = [(entry.title, piece) for entry in bank.entries for piece in entry.pieces]
+    leaves = [piece.hidden for _, piece in pieces if piece.hidden is not None]
+    if not leaves:
+        title, piece = pieces[0]
+        raise ValueError(
+            f"memory {title!r} ({piece.form}) must keep hidden states for cross-attention, got "
+            "none: encode it with an encoder that has them"
+        )
     return torch.cat([read_cached(leaf, device, torch.float32) for leaf in leaves])
 
 

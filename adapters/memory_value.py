@@ -10,7 +10,7 @@ in the model's input space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -120,9 +120,23 @@ class Memory:
             f"{piece.key}-{part}"
             for entry in bank.entries
             for piece in entry.pieces
-            for part, leaf in (("low", piece.low), ("fine", piece.fine))
+            for part, leaf in (
+                ("low", piece.low),
+                ("fine", piece.fine),
+                ("hidden", piece.hidden),
+            )
             if leaf is not None
         )
+
+    def cross_attention(self, bank: MemoryBank) -> Mapping[str, Tensor] | None:
+        """Weights of the add-on that reads the hidden states in `bank`, None where it has none.
+
+        Only pieces of the encoder that brings an add-on hold any (`one_cross_attention`).
+        """
+        if all(piece.hidden is None for entry in bank.entries for piece in entry.pieces):
+            return None
+        found = (encoder.cross_attention for encoder in self.encoders)
+        return next((weights for weights in found if weights is not None), None)
 
 
 def empty_bank(memory_encoders: Sequence[LoadedEncoder]) -> MemoryBank:
@@ -132,3 +146,14 @@ def empty_bank(memory_encoders: Sequence[LoadedEncoder]) -> MemoryBank:
         names = " and ".join(encoder.card.name for encoder in memory_encoders)
         raise ValueError(f"encoders must share one rope mode, {names} were trained in two")
     return MemoryBank(entries=(), rope_mode=modes.pop(), trained=bool(memory_encoders))
+
+
+def one_cross_attention(encoders: Sequence[LoadedEncoder]) -> None:
+    """Raises ValueError for two encoders that each bring a cross-attention add-on: nothing in a
+    bank tells whose hidden states are whose."""
+    names = [encoder.card.name for encoder in encoders if encoder.cross_attention is not None]
+    if len(names) > 1:
+        raise ValueError(
+            "encoder and second_encoder must bring one cross-attention add-on together, got "
+            f"{' and '.join(names)}: use one of them, or put each into a memory of its own"
+        )

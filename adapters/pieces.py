@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..memory.bank import MemoryPiece
-from ..memory.encoder import EncoderConfig, EncoderState
+from ..memory.encoder import EncoderConfig, EncoderState, as_tokens
 from ..memory.packing import packed_spans
 from ..memory.pooling import averaged_latents, packed_latents
 from ..memory.positions import memory_positions
@@ -102,9 +102,10 @@ def encoded_pieces(
     )
     form = f"encoder {card.rate}"
     addresses = token_addresses(loaded, caption, shape, float(clip.handed - waiting))
-    held = (memory.cache.get(f"{key}-low"), memory.cache.get(f"{key}-fine"))
-    if card.stream == "segment" and None not in held:
-        made = piece_of(key, form, card.rate, positions, held[0], held[1], addresses)
+    kept = ("low", "fine") if loaded.cross_attention is None else ("low", "fine", "hidden")
+    held = {part: memory.cache.get(f"{key}-{part}") for part in kept}
+    if card.stream == "segment" and None not in held.values():
+        made = piece_of(key, form, card.rate, positions, **held, addresses=addresses)
         return [made], [], NEW_TAKE
     settled, rest, after = run_encoder(loaded, latents, caption, state.encoder)
     low, pictures = low_branch(memory, loaded, clip, latents, state)
@@ -118,13 +119,14 @@ def encoded_pieces(
             continue
         cells = hidden.shape[2]
         fine = fine_tokens(loaded, hidden)
-        fine_leaf = keep(memory, f"{name}-fine", fine)
-        low_leaf = keep(memory, f"{name}-low", low[:, :, first : first + cells])
+        tensors = {"low": low[:, :, first : first + cells], "fine": fine}
+        if loaded.cross_attention is not None:
+            tensors["hidden"] = as_tokens(hidden)
+        leaves = {part: keep(memory, f"{name}-{part}", made) for part, made in tensors.items()}
         per_cell = fine.shape[1] // cells
         span = slice(first * per_cell, (first + cells) * per_cell)
         found = None if addresses is None else addresses[span]
-        made = piece_of(name, form, card.rate, positions[span], low_leaf, fine_leaf, found)
-        pieces.append(made)
+        pieces.append(piece_of(name, form, card.rate, positions[span], **leaves, addresses=found))
     opened = [piece.key for piece in pieces if piece.key.endswith("-open")]
     return pieces, opened, TakeState(after, pictures, key)
 
@@ -251,6 +253,7 @@ def piece_of(
     positions: Tensor,
     low: CachedTensor | None = None,
     fine: CachedTensor | None = None,
+    hidden: CachedTensor | None = None,
     addresses: Tensor | None = None,
 ) -> MemoryPiece:
     """A piece of leaves of the cache."""
@@ -260,7 +263,7 @@ def piece_of(
         rate=rate,
         low=low,
         fine=fine,
-        hidden=None,
+        hidden=hidden,
         positions=positions,
         addresses=addresses,
     )

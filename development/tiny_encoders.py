@@ -3,6 +3,7 @@ for what is remembered."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 WEIGHT_SCALE = 0.2
 """Standard deviation of the random weights: large enough that the memory shows in the picture."""
+
+WIDTHS = (8, 8, 16, 16)
 
 
 def write_tiny_encoder(
@@ -20,11 +23,13 @@ def write_tiny_encoder(
     caption_dim: int = 24,
     address_dim: int = 0,
     seed: int = 0,
+    cross_attention: Mapping[int, float] | None = None,
     **metadata: str,
 ) -> Any:
     """Write an encoder for the tiny Wan models, or another width; gives its card.
 
-    `metadata` replace those of the file: stream="chain", lr_mode="latent"...
+    `cross_attention` gives blocks of the video model the add-on, each with the scale of its output
+    (0 for a new one). `metadata` replace those of the file: stream="chain", lr_mode="latent"...
     """
     from throughline.memory.encoder import EncoderConfig, HistoryEncoder
     from throughline.memory.rates import Rate
@@ -34,7 +39,7 @@ def write_tiny_encoder(
         in_channels=16,
         inner_dim=inner_dim,
         rate=Rate.parse(rate),
-        widths=(8, 8, 16, 16),
+        widths=WIDTHS,
         heads=2,
         caption_dim=caption_dim,
         address_dim=address_dim,
@@ -45,6 +50,10 @@ def write_tiny_encoder(
         key: torch.randn(shape, generator=generator) * WEIGHT_SCALE
         for key, shape in sorted(shapes.items())
     }
+    for block, scale in (cross_attention or {}).items():
+        for layer, columns in (("k", WIDTHS[-1]), ("v", WIDTHS[-1]), ("o", inner_dim)):
+            drawn = torch.randn((inner_dim, columns), generator=generator)
+            state[f"xattn.{block}.{layer}.weight"] = drawn * (scale if layer == "o" else 1.0)
     said = {
         "base": "throughline-demo",
         "in_channels": "16",
@@ -57,7 +66,7 @@ def write_tiny_encoder(
         "memory_t0": "1",
         "segment_latents": "6",
         "fps": "8",
-        "widths": "8,8,16,16",
+        "widths": ",".join(map(str, WIDTHS)),
         "heads": "2",
         "caption_dim": str(caption_dim),
         "address_dim": str(address_dim),

@@ -1,9 +1,13 @@
 """The file format of memory weights: safetensors that say what they were trained for.
 
 Keys begin with `memory_encoder.`; the rest is a state dict of memory/encoder.py (`kind` encoder) or
-`packer.RATE.proj.*` of memory/packing.py (`kind` packing). The metadata, all text, name the video
-model and every rule that the weights were trained under; a file that does not say them, or whose
-tensors are not what it says, is refused by name before anything is sampled.
+`packer.RATE.proj.*` of memory/packing.py (`kind` packing). An encoder may bring the decoupled
+cross-attention add-on (design, section 1.6) for any blocks of the video model: `xattn.BLOCK.k`,
+`.v` and `.o`, each a `.weight` and, where it was trained with one, a `.bias`.
+
+The metadata, all text, name the video model and every rule that the weights were trained under; a
+file that does not say them, or whose tensors are not what it says, is refused by name before
+anything is sampled.
 """
 
 from __future__ import annotations
@@ -39,6 +43,9 @@ REQUIRED = (
     "segment_latents fps"
 ).split()
 """Metadata that every file must have (design, section 5.3)."""
+
+CROSS_ATTENTION = re.compile(r"xattn\.(0|[1-9]\d{0,3})\.[kvo]\.(?:weight|bias)")
+"""Names of the add-on's tensors, the block counted through the video model."""
 
 SHOWN_CHARACTERS = 60
 """Of a wrong value, so that an error stays one line."""
@@ -102,10 +109,14 @@ class EncoderCard:
 
 @dataclass(frozen=True)
 class EncoderFile:
-    """A card and the tensors under the names that the module gives them."""
+    """A card and the tensors under the names that the module gives them.
+
+    `cross_attention` are those of the add-on (`xattn.BLOCK.k.weight`...), None without one.
+    """
 
     card: EncoderCard
     tensors: Mapping[str, Tensor]
+    cross_attention: Mapping[str, Tensor] | None = None
 
 
 def read_encoder_file(path: Path) -> EncoderFile:
@@ -129,14 +140,19 @@ def read_encoder_file(path: Path) -> EncoderFile:
         if key.startswith(PREFIX)
     }
     card = _card(name, kind, values, state)
-    _check_tensors(name, state, _expected(card))
-    return EncoderFile(card, state)
+    _check_tensors(name, state, _expected(card, state))
+    cross = {key: tensor for key, tensor in state.items() if CROSS_ATTENTION.fullmatch(key)}
+    own = {key: tensor for key, tensor in state.items() if key not in cross}
+    return EncoderFile(card, own, cross or None)
 
 
 def write_encoder_file(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> EncoderCard:
-    """Write tensors, named as the module names them, and read them back as a check."""
+    """Write tensors, named as the module names them, and read them back as a check.
+
+    `tensors` may hold the cross-attention add-on as well, under the names that it is read by.
+    """
     named = {PREFIX + key: tensor.contiguous() for key, tensor in tensors.items()}
     said = {"format": FORMAT, "version": str(VERSION), **metadata}
     safetensors.torch.save_file(named, str(path), said)
@@ -296,16 +312,35 @@ def _packed_rates(name: str, state: Mapping[str, Tensor]) -> tuple[Rate, ...]:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _expected(card: EncoderCard) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the card's module has."""
+def _expected(card: EncoderCard, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the card's module has, and the add-on of `state`."""
     if card.kind == "encoder":
         module = HistoryEncoder(card.config, device=torch.device("meta"))
-        return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        own = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        return own | _expected_cross_attention(card, state)
     shapes: dict[str, tuple[int, ...]] = {}
     for rate in card.rates:
         kernel = (rate.time, card.patch[1] * rate.height, card.patch[2] * rate.width)
         shapes[f"packer.{rate}.proj.weight"] = (card.inner_dim, card.in_channels, *kernel)
         shapes[f"packer.{rate}.proj.bias"] = (card.inner_dim,)
+    return shapes
+
+
+def _expected_cross_attention(
+    card: EncoderCard, state: Mapping[str, Tensor]
+) -> dict[str, tuple[int, ...]]:
+    """Every block that has one tensor of the add-on has all three weights; biases are optional."""
+    found = {match[1] for key in state if (match := CROSS_ATTENTION.fullmatch(key))}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for block in found:
+        for layer, columns in (
+            ("k", card.widths[-1]),
+            ("v", card.widths[-1]),
+            ("o", card.inner_dim),
+        ):
+            shapes[f"xattn.{block}.{layer}.weight"] = (card.inner_dim, columns)
+            if f"xattn.{block}.{layer}.bias" in state:
+                shapes[f"xattn.{block}.{layer}.bias"] = (card.inner_dim,)
     return shapes
 
 

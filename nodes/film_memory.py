@@ -134,6 +134,7 @@ class FilmRecorder:
                 strength=self._plan.strength,
                 segment_start_latent_frames=start,
                 patchers=(view,),
+                cross_attention=memory.cross_attention(bank),
             )
 
         other = settings.low_noise_model

@@ -21,6 +21,7 @@ from ..adapters.memory_value import (
     Form,
     Memory,
     empty_bank,
+    one_cross_attention,
 )
 from ..adapters.recalled import with_recalled
 from ..memory.bank import MemoryBank
@@ -160,6 +161,7 @@ def _encoders(request: MemoryRequest) -> tuple[LoadedEncoder, ...]:
             "encoder and second_encoder must be of one kind and stream, got "
             + " and ".join(f"{e.card.name} ({e.card.kind}, {e.card.stream})" for e in encoders)
         )
+    one_cross_attention(encoders)
     return encoders
 
 
@@ -232,6 +234,7 @@ def remembering_model(
         strength=strength,
         segment_start_latent_frames=start,
         patchers=(memory.view(bank),),
+        cross_attention=memory.cross_attention(bank),
     )
 
 

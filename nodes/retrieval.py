@@ -94,6 +94,7 @@ def retrieved_picture(request: PreviewRequest, entry: MemoryEntry) -> torch.Tens
         memory.bank,
         segment_start_latent_frames=entry.start + first,
         patchers=(memory.view(memory.bank),),
+        cross_attention=memory.cross_attention(memory.bank),
     )
     text = query_text(request, entry)
     channels = int(memory.latent_format.latent_channels)

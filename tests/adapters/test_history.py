@@ -24,16 +24,25 @@ def demo(comfy: ModuleType) -> Any:
 
 @pytest.fixture(scope="module")
 def load(comfy: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """`load(rate="2x2x2", stream="segment", ...)`: an encoder of random weights from a file."""
+    """`load(rate="2x2x2", stream="segment", ...)`: an encoder of random weights from a file;
+    `cross` gives it an add-on for block 0."""
     from development.tiny_encoders import write_tiny_encoder
     from throughline.adapters.encoders import load_encoder
 
     folder = tmp_path_factory.mktemp("encoders")
 
-    def make(rate: str = "2x2x2", stream: str = "segment", lr_mode: str = "pixel") -> Any:
-        path = folder / f"{rate}_{stream}_{lr_mode}.safetensors"
+    def make(
+        rate: str = "2x2x2", stream: str = "segment", lr_mode: str = "pixel", cross: bool = False
+    ) -> Any:
+        path = folder / f"{rate}_{stream}_{lr_mode}{'_cross' if cross else ''}.safetensors"
         write_tiny_encoder(
-            path, rate=rate, inner_dim=192, caption_dim=128, stream=stream, lr_mode=lr_mode
+            path,
+            rate=rate,
+            inner_dim=192,
+            caption_dim=128,
+            cross_attention={0: 0.2} if cross else None,
+            stream=stream,
+            lr_mode=lr_mode,
         )
         return load_encoder(path)
 
@@ -151,7 +160,7 @@ def test_a_take_in_parts_is_remembered_as_a_whole(
     """`chain`: after the last part the bank holds what one clip gives, to 1e-4."""
     from throughline.adapters.history import HistoryWriter, write_clip
 
-    memory = new_memory("encoder", load(rate, "chain", lr_mode))
+    memory = new_memory("encoder", load(rate, "chain", lr_mode, cross=True))
     whole = clip(sum(lengths))
     frames = memory.vae.decode(whole.latents)[0]
     whole = replace(whole, frames=frames)
@@ -186,12 +195,13 @@ def test_a_take_in_parts_is_remembered_as_a_whole(
 
 
 def _flat(entry: Any) -> tuple[torch.Tensor, ...]:
-    """Low cells, fine tokens and absolute positions of an entry, one row each."""
+    """Low cells, fine tokens, hidden states and absolute positions of an entry, one row each."""
     start = torch.tensor([float(entry.start), 0.0, 0.0])
     lows = [piece.low.weight.movedim(1, 0).flatten(1) for piece in entry.pieces]
     fines = [piece.fine.weight for piece in entry.pieces]
     places = [piece.positions + start for piece in entry.pieces]
-    return torch.cat(lows), torch.cat(fines), torch.cat(places)
+    hidden = [piece.hidden.weight for piece in entry.pieces]
+    return torch.cat(lows), torch.cat(fines), torch.cat(hidden), torch.cat(places)
 
 
 def test_a_clip_is_encoded_and_held_once(
@@ -218,6 +228,62 @@ def test_two_encoders_add_up(load: Any, new_memory: Any) -> None:
         "encoder 4x4x2",
     ]
     assert memory.bank.tokens == 3 * 4 + 3 * 1
+
+
+@pytest.mark.parametrize("stream", ["segment", "chain"])
+def test_hidden_states_are_kept_for_the_add_on_alone(
+    load: Any, new_memory: Any, stream: str
+) -> None:
+    """In token order: what the encoder makes of them are the fine tokens beside them."""
+    from throughline.adapters.history import remember
+
+    plain = remember(new_memory("encoder", load(stream=stream)), [clip()])
+    assert [piece.hidden for piece in plain.bank.entries[0].pieces] == [None]
+    assert len(plain.cache) == 2  # low and fine, as ever
+    assert plain.cross_attention(plain.bank) is None
+
+    encoder = load(stream=stream, cross=True)
+    memory = remember(new_memory("encoder", encoder), [clip()])
+    (piece,) = memory.bank.entries[0].pieces
+    assert piece.hidden.weight.shape == (piece.tokens, 16)
+    network = encoder.encoder
+    with torch.no_grad():
+        tokens = piece.hidden.weight @ network.proj.weight.flatten(1).T + network.proj.bias
+    torch.testing.assert_close(network.gate * tokens, piece.fine.weight, atol=1e-5, rtol=1e-5)
+    assert memory.cross_attention(memory.bank) is encoder.cross_attention
+    assert f"{piece.key}-hidden" in memory.cache
+    held = dict(memory.view(memory.bank).model.named_parameters())
+    assert f"entry_{piece.key}-hidden.weight" in held
+
+
+def test_an_add_on_reads_its_own_encoder_alone(load: Any, new_memory: Any, demo: Any) -> None:
+    from throughline.adapters.attach import attach_memory
+    from throughline.adapters.history import remember
+    from throughline.adapters.memory_value import one_cross_attention
+
+    with_add_on, without = load("2x2x2", cross=True), load("4x4x2")
+    memory = remember(new_memory("encoder", without, with_add_on), [clip(), clip(seed=1, start=6)])
+    bank = memory.bank
+    model = attach_memory(demo[0], bank, cross_attention=memory.cross_attention(bank))
+    hidden = torch.cat([entry.pieces[1].hidden.weight for entry in bank.entries])
+    assert [entry.pieces[0].hidden for entry in bank.entries] == [None, None]
+    (patcher,) = model.get_nested_additional_models()
+    key = hidden @ with_add_on.cross_attention["xattn.0.k.weight"].T
+    torch.testing.assert_close(patcher.model.get_parameter("0_k.weight"), key)
+    one_cross_attention(memory.encoders)
+    with pytest.raises(ValueError, match="got 2x2x2_segment_.*_cross.* and 4x4x2_segment_.*_cross"):
+        one_cross_attention((with_add_on, load("4x4x2", cross=True)))
+
+
+def test_nothing_of_the_add_on_is_left(load: Any, new_memory: Any) -> None:
+    """A bank without pieces of its encoder is read as if there were none."""
+    from throughline.adapters.history import remember
+
+    memory = remember(new_memory("encoder", load(cross=True), load("4x4x2")), [clip()])
+    (entry,) = memory.bank.entries
+    rest = replace(memory.bank, entries=(replace(entry, pieces=entry.pieces[1:]),))
+    assert memory.cross_attention(rest) is None
+    assert memory.cross_attention(memory.bank) is not None
 
 
 def test_small_pictures_need_no_weights(new_memory: Any) -> None:

@@ -116,3 +116,31 @@ def test_what_is_recalled_is_made_once(loaded: Any) -> None:
 def test_texts_of_another_width_recall_nothing(loaded: Any) -> None:
     bank = bank_of(loaded, captions(1))
     assert recalled(loaded, bank, torch.zeros(1, 4, 32)) is bank
+
+
+@torch.no_grad()
+def test_an_add_on_reads_what_is_held_beside_what_is_recalled(loaded: Any, tiny: Any) -> None:
+    """What is recalled keeps no hidden states."""
+    from dataclasses import replace
+
+    from throughline.adapters.attach import attach_memory
+    from throughline.adapters.cache import CachedTensor
+
+    said = captions(2)
+    bank = bank_of(loaded, said)
+    entries = tuple(
+        replace(
+            entry, pieces=(replace(piece, hidden=CachedTensor(torch.full((1, 16), float(number)))),)
+        )
+        for number, entry in enumerate(bank.entries, 1)
+        for piece in entry.pieces
+    )
+    whole = recalled(loaded, replace(bank, entries=entries), said[0])
+    assert whole.entries[-1].pieces[0].hidden is None
+    weights = {f"xattn.1.{name}.weight": torch.ones(48, 16) for name in "kv"}
+    weights["xattn.1.o.weight"] = torch.eye(48)
+    model = tiny.FAMILIES["wan_t2v"].model()
+    attached = attach_memory(model, whole, cross_attention=weights)
+    (patcher,) = attached.get_nested_additional_models()
+    keys = patcher.model.get_parameter("1_k.weight")
+    assert torch.equal(keys, torch.tensor([[16.0], [32.0]]).expand(2, 48))

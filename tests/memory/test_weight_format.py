@@ -92,6 +92,38 @@ def test_the_digest_is_of_weights_and_meaning(write: Callable[..., Path]) -> Non
     assert digest(lr_mode="latent") != plain
 
 
+def add_on(*blocks: int, bias: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The cross-attention add-on of these blocks: width 12 of the model, 8 of the encoder."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {}
+    for block in blocks:
+        for layer, columns in (("k", 8), ("v", 8), ("o", 12)):
+            shapes[f"xattn.{block}.{layer}.weight"] = (12, columns)
+            if bias:
+                shapes[f"xattn.{block}.{layer}.bias"] = (12,)
+    return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_add_on_is_kept_apart(tmp_path: Path, bias: bool) -> None:
+    path, added = tmp_path / "tiny.safetensors", add_on(3, 0, 12, bias=bias)
+    card = write_encoder_file(path, state() | added, METADATA)
+    file = read_encoder_file(path)
+    assert file.tensors.keys() == state().keys()
+    HistoryEncoder(card.config).load_state_dict(file.tensors)
+    assert file.cross_attention is not None
+    assert file.cross_attention.keys() == added.keys()
+    assert all(torch.equal(file.cross_attention[key], value) for key, value in added.items())
+
+
+def test_an_add_on_counts_in_the_digest(write: Callable[..., Path]) -> None:
+    plain = read_encoder_file(write())
+    assert plain.cross_attention is None
+    adds = (add_on(0), add_on(0, seed=1), add_on(1), add_on(0, 1))
+    digests = [read_encoder_file(write(state() | more)).card.digest for more in adds]
+    assert len({plain.card.digest, *digests}) == 5
+
+
 def test_packing_has_its_own_kind(write: Callable[..., Path]) -> None:
     packers = {rate: PatchPacker(4, 12, Rate.parse(rate)) for rate in ("2x2x2", "4x4x4")}
     tensors = {
@@ -150,7 +182,8 @@ def test_a_file_without_metadata_is_no_memory_file(tmp_path: Path) -> None:
 
 def changed(**tensors: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """The tiny encoder's tensors with some replaced, added or (None) left out."""
-    every = {**state(), **{key.replace("__", "."): value for key, value in tensors.items()}}
+    named = {key.replace("__", "."): value for key, value in tensors.items()}
+    every: dict[str, torch.Tensor | None] = {**state(), **named}
     return {key: value for key, value in every.items() if value is not None}
 
 
@@ -160,6 +193,35 @@ BAD_TENSORS = [
     (changed(gate=torch.zeros(13)), r"gate must be [12] by the file's metadata, got [13]"),
     (changed(gate=torch.full((12,), math.nan)), "gate must be finite, got NaN or infinity"),
     (changed(gate=torch.zeros(12, dtype=torch.int32)), "gate must hold floating-point numbers"),
+    (
+        changed(**add_on(2), xattn__2__o__weight=None),
+        "lacks tensor memory_encoder.xattn.2.o.weight",
+    ),
+    (
+        changed(xattn__7__k__bias=torch.zeros(12)),
+        "lacks tensor memory_encoder.xattn.7.k.weight",
+    ),
+    (
+        changed(**add_on(0), xattn__0__v__weight=torch.zeros(12, 12)),
+        "xattn.0.v.weight must be [12, 8] by the file's metadata, got [12, 12]",
+    ),
+    (
+        changed(**add_on(0), xattn__0__o__weight=torch.zeros(8, 12)),
+        "xattn.0.o.weight must be [12, 12] by the file's metadata, got [8, 12]",
+    ),
+    (
+        changed(**add_on(0, bias=True), xattn__0__o__bias=torch.zeros(8)),
+        "xattn.0.o.bias must be [12] by the file's metadata, got [8]",
+    ),
+    (
+        changed(**add_on(1), xattn__1__k__weight=torch.full((12, 8), math.nan)),
+        "xattn.1.k.weight must be finite, got NaN or infinity",
+    ),
+    (
+        changed(**add_on(1), xattn__1__q__weight=torch.zeros(12, 12)),
+        "has the foreign tensor memory_encoder.xattn.1.q.weight",
+    ),
+    (changed(xattn__01__k__weight=torch.zeros(12, 8)), "foreign tensor memory_encoder.xattn.01.k"),
 ]
 
 

@@ -111,8 +111,13 @@ def test_a_film_remembers_and_is_reused(
 
 @pytest.mark.parametrize(
     "kind",
-    [{"stream": "segment"}, {"stream": "chain"}, {"address_dim": 8}],
-    ids=["segment", "chain", "addresses"],
+    [
+        {"stream": "segment"},
+        {"stream": "chain"},
+        {"address_dim": 8},
+        {"stream": "chain", "address_dim": 8, "cross_attention": {0: 0.2, 1: 0.2}},
+    ],
+    ids=["segment", "chain", "addresses", "cross-attention"],
 )
 @pytest.mark.parametrize("kept", [1, 3])
 def test_a_resumed_film_is_the_sequential_one(
@@ -163,6 +168,47 @@ def test_a_shot_recalls_what_its_own_words_find(
     held = [one.pieces[0] for one in bank.entries if one is not entry]
     assert [tuple(one.addresses.shape) for one in held] == [(one.tokens, 8) for one in held]
     assert piece.tokens == 3  # one cell covers the picture
+
+
+@pytest.mark.parametrize("kind", [{}, {"address_dim": 8}], ids=["", "addresses"])
+def test_the_add_on_of_an_encoder_is_read(
+    run_film: Any, graph: Any, read: Any, encoder_folder: Path, kind: dict[str, Any]
+) -> None:
+    """A new one (zero) changes nothing, but counts as other weights; a trained one does."""
+    from development.tiny_encoders import write_tiny_encoder
+
+    films = []
+    for scale in (None, 0.0, 0.5):
+        added = None if scale is None else {1: scale}
+        write_tiny_encoder(encoder_folder / ENCODER, cross_attention=added, **kind)
+        _, events = run_film(graph())
+        assert done(events) == ([1, 2, 3, 4] if scale is None else [2, 3, 4])
+        films.append(read())
+    without, new, trained = films
+    for left, right in zip(without, new, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=0.0)
+    changed = [float((a - b).abs().max()) for a, b in zip(without, trained, strict=True)]
+    assert changed[0] == 0.0 and min(changed[1:]) > 1e-3
+
+
+def test_two_add_ons_in_one_memory_are_refused(
+    run_film: Any, graph: Any, encoder_folder: Path
+) -> None:
+    from development.tiny_encoders import write_tiny_encoder
+
+    second = "second.safetensors"
+
+    def both() -> Graph:
+        made = graph({"second_encoder": ["l2", 0]})
+        made["l2"] = {**made["l"], "inputs": {"encoder_name": second}}
+        return made
+
+    for name, rate in ((ENCODER, "2x2x2"), (second, "4x4x2")):
+        write_tiny_encoder(encoder_folder / name, rate=rate, cross_attention={0: 0.2})
+    with pytest.raises(run_film.error, match=f"{ENCODER} and {second}: use one of them"):
+        run_film(both())
+    write_tiny_encoder(encoder_folder / second, rate="4x4x2")
+    assert done(run_film(both())[1]) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
