@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ._remembering import Rememberer, decibels
 
-SEEDS = range(8)
+SEEDS = range(12)
 SHOTS = 20
 FIRST, FRAMES = 2, 2
 """Which latent frames of a shot are asked for: the first two in which the camera may move."""

@@ -18,6 +18,7 @@ from ..adapters.sampling import SamplerSettings
 from ..memory.bank import MemoryBank
 from ..planning.recall import pinned_segments, segment_starts, with_recall
 from ..planning.segments import Segment
+from ..runs.heap import give_back_freed_memory
 from ..runs.keys import MEMORY
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class FilmRecorder:
             return model, settings
         start = self._offset(memory) + self._starts[segment.index]
         bank = self._recalled(memory, segment, start)
+        give_back_freed_memory()  # decoding for the small pictures leaves holes
         view = memory.view(bank)
 
         def remembering(one: ModelPatcher) -> ModelPatcher:

@@ -48,7 +48,8 @@ class Film:
 
 
 @pytest.fixture
-def film(comfy_page: Any, runs_root: Path) -> Film:
+def film(runs_root: Path, comfy_page: Any) -> Film:
+    """The page is closed before its runs are thrown away: it asks for them until then."""
     return Film(comfy_page, "browser_memory")
 
 
