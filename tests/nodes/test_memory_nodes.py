@@ -501,6 +501,45 @@ def test_two_nodes_with_one_history_hold_one_copy(
     assert len(pointers) == 1
 
 
+@pytest.mark.parametrize("where", ["remembering", "retrieval"])
+@pytest.mark.parametrize("added", [None, {0: 0.2}], ids=["without", "with"])
+def test_other_nodes_read_the_add_on(
+    run_film: Any,
+    graph: Any,
+    encoder_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    added: dict[int, float] | None,
+) -> None:
+    """A memory on a model, and the preview that asks it."""
+    from development.tiny_encoders import write_tiny_encoder
+    from throughline import nodes
+
+    write_tiny_encoder(encoder_folder / ENCODER, cross_attention=added)
+    read: list[bool] = []
+    module = getattr(nodes, where)
+    attach = module.attach_memory
+
+    def seen(*args: Any, **options: Any) -> Any:
+        attached = attach(*args, **options)
+        stores = attached.model_options["transformer_options"]["throughline_memory"]
+        read.append(stores[0].cross_attention is not None)
+        return attached
+
+    monkeypatch.setattr(module, "attach_memory", seen)
+    made = given_graph(graph)
+    inputs = {"model": ["m", 0], "memory": ["e", 0]}
+    if where == "remembering":
+        inputs |= {"strength": 1.0, "shots": ""}
+        made["a"] = {"class_type": "ThroughlineApplyMemory", "inputs": inputs}
+    else:
+        inputs |= {"clip": ["m", 1], "steps": 1, "seed": 0}
+        made["a"] = {"class_type": "ThroughlineMemoryPreview", "inputs": inputs}
+    made["x"] = {"class_type": "PreviewAny", "inputs": {"source": ["a", 0]}}
+    run_film(made)
+    assert read and set(read) == {added is not None}
+
+
 @pytest.mark.parametrize(("stream", "start"), [("chain", 2), ("segment", 3)])
 def test_a_loop_by_hand_remembers(
     run_film: Any,
