@@ -121,28 +121,42 @@ def memory_tokens(
     dtype: torch.dtype,
 ) -> Tensor:
     """All tokens `1 m d`: each piece's projected latents plus its fine part."""
-    parts = [
-        _piece_tokens(piece, project, device, dtype)
-        for memory in attached
-        for entry in memory.bank.entries
-        for piece in entry.pieces
+    pieces = [
+        piece for memory in attached for entry in memory.bank.entries for piece in entry.pieces
     ]
+    low = _projected_pieces(pieces, project, device, dtype)
+    parts = []
+    for piece, base in zip(pieces, low, strict=True):
+        fine = None if piece.fine is None else read_cached(piece.fine, device, dtype)
+        both = [part for part in (base, fine) if part is not None]
+        parts.append(both[0] + both[1] if len(both) > 1 else both[0])
     return torch.cat(parts, dim=0)[None]
 
 
-def _piece_tokens(
-    piece: MemoryPiece,
+def _projected_pieces(
+    pieces: Sequence[MemoryPiece],
     project: Callable[[Tensor], Tensor],
     device: torch.device,
     dtype: torch.dtype,
-) -> Tensor:
-    parts = []
-    if piece.low is not None:
-        low = read_cached(piece.low, device, dtype)[None]
-        parts.append(project(low).flatten(2).transpose(1, 2)[0])
-    if piece.fine is not None:
-        parts.append(read_cached(piece.fine, device, dtype))
-    return torch.stack(parts).sum(dim=0) if len(parts) > 1 else parts[0]
+) -> list[Tensor | None]:
+    """The projection `n d` of each piece's low-resolution latents, None for pieces without.
+
+    A token is one latent frame long, so pieces of one picture size are projected in one call, one
+    after the other in time.
+    """
+    found: list[Tensor | None] = [None] * len(pieces)
+    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    for index, piece in enumerate(pieces):
+        if piece.low is not None:
+            low = read_cached(piece.low, device, dtype)
+            groups.setdefault(tuple(low.shape[2:]), []).append((index, low))
+    for group in groups.values():
+        lows = [low for _, low in group]
+        projected = project(torch.cat(lows, dim=1)[None])[0]  # d t h w
+        lengths = [low.shape[1] for low in lows]
+        for (index, _), part in zip(group, projected.split(lengths, dim=1), strict=True):
+            found[index] = part.flatten(1).transpose(0, 1)
+    return found
 
 
 def memory_times(attached: Sequence[AttachedMemory], device: torch.device) -> Tensor:
