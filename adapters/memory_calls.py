@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from .memory_stream import ATTACHED, AttachedMemory
+from .memory_stream import ATTACHED, RUN, AttachedMemory
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -48,8 +48,14 @@ def _longer(
 def prepare_with_memory(
     executor: Any, model: ModelPatcher, noise_shape: Sequence[int], conds: Any, **kwargs: Any
 ) -> Any:
-    """Core's wrapper around prepare_sampling: what it reserves then counts the memory tokens."""
+    """Core's wrapper around prepare_sampling: what it reserves then counts the memory tokens.
+
+    It also begins the run's store of what no step changes; core made these options for this run.
+    Hooks may change weights between passes, so a model that has some computes it in every step.
+    """
     options = kwargs["model_options"]
+    if not model.hook_patches:
+        options["transformer_options"][RUN] = {}
     shape = list(noise_shape)
     windows = options.get("context_handler")
     if windows is not None:

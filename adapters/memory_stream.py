@@ -35,6 +35,9 @@ ATTACHED = "throughline_memory"
 STREAM = "throughline_memory_stream"
 """Key of one call's state in its copy of `transformer_options`."""
 
+RUN = "throughline_memory_run"
+"""Key of what all steps of one sampling share, in core's options of that run."""
+
 OVERRIDE = "optimized_attention_override"
 """Core's key for a function that every attention of a model goes through."""
 
@@ -112,6 +115,18 @@ class Injection(Protocol):
     def install(self, model: ModelPatcher) -> None:
         """Put the wrapper and the block patches on a clone."""
         ...
+
+
+def once_in_run(
+    transformer_options: dict[str, Any], key: tuple[Any, ...], make: Callable[[], Tensor]
+) -> Tensor:
+    """A tensor that all steps of a sampling share; made anew where no sampling is under way."""
+    run = transformer_options.get(RUN)
+    if run is None:
+        return make()
+    if key not in run:
+        run[key] = make()
+    return run[key]
 
 
 def memory_tokens(

@@ -31,12 +31,14 @@ from .memory_stream import (
     ATTACHED,
     OVERRIDE,
     STREAM,
+    AttachedMemory,
     Injection,
     MemoryStream,
     SharedAttention,
     has_cross_attention,
     memory_times,
     memory_tokens,
+    once_in_run,
     read_cross_attention,
     replace_blocks,
     strength_levels,
@@ -117,23 +119,45 @@ def _new_stream(
     kwargs: dict[str, Any],
 ) -> WanStream:
     attached = transformer_options[ATTACHED]
-    tokens = memory_tokens(
-        attached, lambda low: WAN_INJECTION.project(network, low), x.device, x.dtype
-    )
-    positions = memory_times(attached, x.device)
-    positions[:, 0] -= window_start(transformer_options)
+    start = window_start(transformer_options)
     if network.ref_conv is not None and "reference_latent" in kwargs:
-        positions[:, 0] += 1  # the reference stands at time 0, the segment behind it
-    positions = _scaled(positions, transformer_options.get("rope_options"))
+        start -= 1  # the reference stands at time 0, the segment behind it
+    rope_options = transformer_options.get("rope_options")
+    place = (x.device, x.dtype)
+    tokens = once_in_run(
+        transformer_options,
+        ("tokens", *place),
+        lambda: memory_tokens(attached, lambda low: WAN_INJECTION.project(network, low), *place),
+    )
+    rope = once_in_run(
+        transformer_options,
+        ("rope", x.device, start, str(rope_options)),
+        lambda: _rope(network, attached, x.device, start, rope_options),
+    )
     return WanStream(
         network=network,
         tokens=tokens.expand(len(x), -1, -1),
-        rope=network.rope_embedder(positions[None]).movedim(1, 2),
-        modulation=_clean_modulation(network, x),
+        rope=rope,
+        modulation=once_in_run(
+            transformer_options, ("modulation", *place), lambda: _clean_modulation(network, x)
+        ),
         levels=strength_levels(attached),
         attached=attached,
         image_context=None if clip_fea is None else clip_fea.shape[-2],
     )
+
+
+def _rope(
+    network: Any,
+    attached: tuple[AttachedMemory, ...],
+    device: torch.device,
+    start: int,
+    rope_options: dict[str, float] | None,
+) -> Tensor:
+    """Core's rotary table `1 m 1 d/2 2 2` of the memory's positions; the call begins at `start`."""
+    positions = memory_times(attached, device)
+    positions[:, 0] -= start
+    return network.rope_embedder(_scaled(positions, rope_options)[None]).movedim(1, 2)
 
 
 def _scaled(positions: Tensor, rope_options: dict[str, float] | None) -> Tensor:
