@@ -105,11 +105,6 @@ def can_remember(model: ModelPatcher) -> None:
     injection_of(model)
 
 
-def injected_tokens(bank: MemoryBank) -> int:
-    """Tokens that a model reads beside its own when this bank is attached."""
-    return bank.tokens
-
-
 def project_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
     """The model's own first projection of latents `b c t h w`, in its input space, to `b d t h w`.
 

@@ -5,8 +5,9 @@ with histories of 5 to 120 seconds. Each figure is the smallest of several round
 settings take turns, so that a busy machine disturbs all of them alike; ratio is against the same
 model with its LoRA and no memory, from the same round (the median of the rounds).
 
-The context of memory RATE and low RATE grows by 8 / (4 h w t) tokens of 16 per second, for a rate
-h x w x t; window and framepack stay as they are. A plot is saved below build/.
+The context of memory RATE and low RATE grows by 32 / (h w t) tokens per second for a rate h x w x t
+(the model makes 32 of a second); window and framepack stay as they are. A plot is saved below
+build/.
 """
 
 from __future__ import annotations

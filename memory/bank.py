@@ -98,9 +98,3 @@ class MemoryBank:
         kept = {(entry.key, entry.start): entry for entry in (*self.entries, *entries)}
         ordered = sorted(kept.values(), key=lambda entry: (entry.start, entry.key))
         return replace(self, entries=tuple(ordered))
-
-    def only_shots(self, shots: Iterable[int]) -> MemoryBank:
-        """The bank with the entries of these shots, and the pinned ones."""
-        wanted = set(shots)
-        kept = (entry for entry in self.entries if entry.pinned or entry.shot in wanted)
-        return replace(self, entries=tuple(kept))

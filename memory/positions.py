@@ -42,13 +42,3 @@ def memory_positions(tokens: Grid, rate: Rate, rounding: Rounding, start: float 
         axis_centres(tokens.width, rate.width, grid.width),
     )
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
-
-
-def segment_start(mode: RopeMode, history_latent_frames: int) -> int:
-    """Time of the new segment's first latent frame; the history ends right before it."""
-    return 0 if mode == "history_negative" else history_latent_frames
-
-
-def history_start(mode: RopeMode, history_latent_frames: int) -> int:
-    """Time of the history's first latent frame."""
-    return segment_start(mode, history_latent_frames) - history_latent_frames

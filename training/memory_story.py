@@ -21,7 +21,6 @@ from .world import (
     draw_character,
     draw_place,
     seeded_generator,
-    signed_turn,
 )
 
 SEGMENT_LATENT_FRAMES = 6  # 21 frames: a window of the demo video model
@@ -101,17 +100,3 @@ def _other_shot(generator: np.random.Generator, place: int) -> Shot:
     start = int(generator.integers(NUM_POSES))
     end = (start + int(generator.integers(-MAX_TURN, MAX_TURN + 1))) % NUM_POSES
     return Shot(place, character, position, start, end, SEGMENT_LATENT_FRAMES)
-
-
-def seen_poses(story: Story, place: int, shots: int) -> set[int]:
-    """Ring columns of one pose width (8 px) that the first `shots` shots showed of a place."""
-    seen: set[int] = set()
-    for shot in story.shots[:shots]:
-        if shot.place != place:
-            continue
-        turn = signed_turn(shot.from_pose, shot.to_pose)
-        step = 1 if turn > 0 else -1
-        for moved in range(abs(turn) + 1):
-            left = shot.from_pose + step * moved
-            seen |= {(left + column) % NUM_POSES for column in range(NUM_POSES // 2)}
-    return seen

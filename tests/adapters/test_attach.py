@@ -238,11 +238,11 @@ def test_a_model_without_injection_is_refused_by_name(name: str, said: str, tiny
 
 
 def test_models_that_remember_are_not_refused(tiny: Any) -> None:
-    from throughline.adapters.attach import can_remember, injected_tokens
+    from throughline.adapters.attach import can_remember
 
     for name in (*REMEMBERING, "wan22_i2v", "wan_flf2v", "hunyuan_i2v", "hunyuan_skyreels"):
         can_remember(tiny.FAMILIES[name].model())
-    assert injected_tokens(bank_for("wan_t2v")) == 2 * 2 * 3 + 3
+    assert bank_for("wan_t2v").tokens == 2 * 2 * 3 + 3
 
 
 def test_memory_of_another_model_is_refused(tiny: Any) -> None:

@@ -69,12 +69,3 @@ def test_the_same_content_at_the_same_time_is_one_entry() -> None:
     old, new = _entry("a", 0, shot=1), _entry("a", 0, shot=2)
     assert EMPTY.with_entries([old]).with_entries([new]).entries == (new,)
     assert len(EMPTY.with_entries([old, _entry("a", 6)]).entries) == 2
-
-
-def test_only_the_shots_that_are_wanted_and_what_is_pinned() -> None:
-    bank = EMPTY.with_entries(
-        [_entry("pin", 0, shot=0, pinned=True), _entry("one", 6, shot=1), _entry("two", 12, shot=2)]
-    )
-    assert [entry.key for entry in bank.only_shots([2]).entries] == ["pin", "two"]
-    assert [entry.key for entry in bank.only_shots([]).entries] == ["pin"]
-    assert len(bank.entries) == 3

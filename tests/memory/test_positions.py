@@ -7,9 +7,7 @@ import torch
 
 from throughline.memory.positions import (
     axis_centres,
-    history_start,
     memory_positions,
-    segment_start,
 )
 from throughline.memory.rates import RATES, ROUNDINGS, Grid, Rate, Rounding, memory_grid
 
@@ -54,12 +52,3 @@ def test_one_position_per_token_inside_what_it_covers(rate: Rate, rounding: Roun
 def test_a_rate_of_one_gives_the_models_own_positions() -> None:
     found = memory_positions(Grid(2, 2, 2), Rate(1, 1, 1), "ceil")
     assert found.tolist() == [[t, y, x] for t in (0.0, 1.0) for y in (0.0, 1.0) for x in (0.0, 1.0)]
-
-
-def test_memory_and_segment_share_one_time_line() -> None:
-    """In both modes the segment begins right where the history ends."""
-    assert (history_start("history_negative", 80), segment_start("history_negative", 80)) == (
-        -80,
-        0,
-    )
-    assert (history_start("history_first", 80), segment_start("history_first", 80)) == (0, 80)
