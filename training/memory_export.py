@@ -70,6 +70,24 @@ def _wan_name(layer: str) -> str:
     return layer
 
 
+def layer_factors(lora: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Down and up factor of a shipped LoRA by diffusers' name of the layer: `lora_factors` read
+    backwards."""
+    layers = {}
+    for name, down in lora.items():
+        layer, found, _ = name.partition(".lora_A.")
+        if not found:
+            continue
+        up = lora[name.replace(".lora_A.", ".lora_B.")]
+        theirs_name = layer.removeprefix("diffusion_model.")
+        for theirs, ours in LAYER_NAMES:
+            inner = ours.endswith(".")  # a part in the middle of a name
+            if (ours in theirs_name) if inner else theirs_name.endswith(ours):
+                theirs_name = theirs_name.replace(ours, theirs)
+        layers[theirs_name] = (down, up)
+    return layers
+
+
 def added_loras(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One LoRA that does what two do one after the other's merge. Both name the same layers."""
     joined = {}

@@ -7,7 +7,7 @@ of their own and never reach the head. Diffusers' modules are called one by one,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,13 @@ class MemoryModel(nn.Module):
         self.transformer.fuse_lora(safe_fusing=True)
         self.transformer.unload_lora()
         self.transformer.requires_grad_(False)
+
+    @torch.no_grad()
+    def merge_factors(self, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Add a LoRA's factors (down r x in, up out x r) to the frozen weights of these layers."""
+        for layer, (down, up) in factors.items():
+            weight = self.transformer.get_submodule(layer).weight
+            weight += up.to(weight) @ down.to(weight)
 
     def project(self, low: Tensor) -> Tensor:
         """The model's own first projection of latents `b c t h w`; other channels are zero."""

@@ -21,14 +21,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..adapters.demo_models import TEXT_FILE, WEIGHTS, load_demo_text_encoder
 from ..memory.rates import Rate
+from ..memory.weight_format import read_encoder_file
 from .address_warm_up import warm_up_addresses
 from .checkpoints import MovingAverage, load_average, trained_parameters
 from .launch import add_launch_options, launch, make_accelerator
-from .memory_export import Provenance, export_memory, lora_factors
+from .memory_export import Provenance, export_memory, layer_factors, lora_factors
 from .memory_model import MemoryModel
 from .memory_recipes import ADDRESS_WEIGHT, Stage
 from .memory_subject import Subject, demo_subject, model_subject
@@ -68,6 +70,12 @@ def parse(stage: Stage, arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--stories", type=Path, help="encoded stories, made from the videos")
     parser.add_argument("--out", type=Path, help="folder of the results of both stages")
     parser.add_argument("--ship", action="store_true", help="the demo: write into weights/")
+    parser.add_argument(
+        "--continue",
+        dest="again",
+        action="store_true",
+        help="the demo, Stage II: begin with the shipped memory and do its last phase once more",
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--batch", type=int, help="histories of a step, per process")
     parser.add_argument("--rates", type=_rates, help="such as 2x2x2,4x4x2: one encoder each")
@@ -84,6 +92,8 @@ def parse(stage: Stage, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments, argparse.Namespace(stage=stage))
     if (options.model is None) != (options.videos is None and options.stories is None):
         parser.error("--model and --videos (or --stories) go together")
+    if options.again and (options.model is not None or stage.after is None):
+        parser.error("--continue is for the demo's Stage II")
     if options.ship and options.model is not None:
         parser.error("--ship is for the demo")
     return options
@@ -121,16 +131,21 @@ def run(options: argparse.Namespace) -> None:
         subject.model.transformer.enable_gradient_checkpointing()
     phases = stage_phases(stage, options, subject)
     folder = out / stage.folder
+    if options.again:
+        phases, folder = phases[-1:], out / f"{stage.folder}_continued"
     check_same_training(folder / CHECKPOINT, phases)
     kinds = {Way.parse(name).kind for config in phases for name, _ in config.ways}
     packed = bool(kinds & {"packed", "framepack"})
     earlier_lora: dict[str, Tensor] = {}
-    if stage.after is None:
+    if options.again:
+        trainer, earlier_lora = continue_shipped(subject, phases[0], WEIGHTS)
+    elif stage.after is None:
         trainer = begin(subject, phases[0], packed)
     else:
         checkpoint = out / stage.after / CHECKPOINT
-        trainer, earlier_lora = continue_from(subject, phases[0], checkpoint, packed)
-    new = not (folder / CHECKPOINT).is_file()
+        trainer, before = continue_from(subject, phases[0], checkpoint, packed)
+        earlier_lora = lora_factors(before)
+    new = not (options.again or (folder / CHECKPOINT).is_file())
     if options.model is None and stage.address_steps and new:  # by the demo's own captions
         steps = min(stage.address_steps, phases[-1].steps)
         last = phases[-1]
@@ -234,6 +249,28 @@ def continue_from(
     return trainer, lora
 
 
+def continue_shipped(
+    subject: Subject, config: MemoryTrainingConfig, weights: Path
+) -> tuple[MemoryTrainer, dict[str, Tensor]]:
+    """The shipped encoders and packing, their LoRA merged, a new LoRA, and the merged factors.
+
+    The files are bfloat16, so that a training goes on from their rounded values.
+    """
+    lora = load_file(weights / "loras" / "throughline_demo_memory.safetensors")
+    subject.model.merge_factors(layer_factors(lora))
+    trainer = begin(subject, config)
+    trainer.address_weight = ADDRESS_WEIGHT
+    for rate, encoder in trainer.ways.encoders.items():
+        file = weights / "memory_encoders" / f"throughline_demo_{rate}.safetensors"
+        encoder.load_state_dict(read_encoder_file(file).tensors)
+    packing = read_encoder_file(
+        weights / "memory_encoders" / "throughline_demo_packing.safetensors"
+    )
+    state = {name.removeprefix("packer."): value for name, value in packing.tensors.items()}
+    trainer.ways.packers.load_state_dict(state)
+    return trainer, {name: value.float() for name, value in lora.items()}
+
+
 def export(
     trainer: MemoryTrainer,
     average: MovingAverage,
@@ -274,7 +311,7 @@ def export(
         trainer.ways.packers,
         WEIGHTS if options.ship else folder,
         provenance,
-        lora_factors(earlier_lora),
+        earlier_lora,
     )
 
 

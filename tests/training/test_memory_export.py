@@ -178,3 +178,34 @@ def test_a_training_without_packing_exports_none(tmp_path: Path) -> None:
     assert all(
         value.dtype == torch.bfloat16 for path in paths for value in load_file(path).values()
     )
+
+
+def test_a_training_goes_on_from_the_shipped_files(comfy: ModuleType) -> None:
+    """The merged LoRA gives the model that ComfyUI makes of it; nothing is left out."""
+    import comfy.lora
+    import comfy.utils
+    from safetensors.torch import load_file
+
+    from throughline.adapters.demo_models import VIDEO_FILE, WEIGHTS, load_demo_video_model
+    from throughline.training.memory_export import layer_factors
+    from throughline.training.memory_model import WanMemoryModel, wan_from_comfy
+
+    file = WEIGHTS / "loras" / "throughline_demo_memory.safetensors"
+    lora = load_file(file)
+    model = WanMemoryModel(wan_from_comfy(VIDEO_FILE))
+    factors = layer_factors(lora)
+    assert 2 * len(factors) == len(lora)
+    model.merge_factors(factors)
+    core = load_demo_video_model(VIDEO_FILE)
+    patches = comfy.lora.load_lora(lora, comfy.lora.model_lora_keys_unet(core.model, {}))
+    core.add_patches(patches)
+    core.patch_model()
+    generator = torch.Generator().manual_seed(0)
+    noisy = torch.randn(1, 36, 3, 8, 8, generator=generator)
+    text = torch.randn(1, 16, 128, generator=generator)
+    nothing = (torch.zeros(1, 0, 192), torch.zeros(1, 0, 3), torch.zeros(1))
+    with torch.no_grad():
+        made = model(noisy, torch.tensor([500.0]), text, *nothing)
+        expected = core.model.diffusion_model(noisy, torch.tensor([500.0]), text)
+    core.unpatch_model()
+    torch.testing.assert_close(made, expected, atol=1e-3, rtol=0.0)
