@@ -99,3 +99,13 @@ def test_the_server_hands_every_text_to_the_page(server: Any) -> None:
     for language in LANGUAGES:
         ours = read(language, "nodeDefs.json")
         assert {node: served[language]["nodeDefs"].get(node) for node in ours} == ours
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_input_has_one_word_in_all_nodes(language: str) -> None:
+    """The page takes the label of the first node that it meets for all inputs of a name."""
+    words: dict[str, set[str]] = {}
+    for node in read(language, "nodeDefs.json").values():
+        for name, one in node["inputs"].items():
+            words.setdefault(name, set()).add(one["name"])
+    assert {name: found for name, found in words.items() if len(found) > 1} == {}
