@@ -110,7 +110,7 @@ def encoder_from_file(file: EncoderFile, cache: LatentCache) -> LoadedEncoder:
     module.load_state_dict(file.tensors)
     module.requires_grad_(False)
     patcher = comfy.model_patcher.CoreModelPatcher(
-        module.eval(),
+        module.train(False),
         load_device=comfy.model_management.get_torch_device(),
         offload_device=offload,
     )

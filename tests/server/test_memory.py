@@ -119,7 +119,7 @@ def test_peak_memory_of_48_segments_that_remember_all_before(comfy: object, tmp_
     """Smaller pictures, since each segment is decoded for its memory; the last reads the tokens of
     47 others.
 
-    Single segments of short and of long films alike peak 0.1 to 0.2 GB higher than the others (seven
+    Single segments of short and of long films alike peak 0.1 to 0.2 GB above the others (seven
     processes of 12 segments had their highest peak anywhere from 0.91 to 1.09 GB), so what must not
     grow is the usual peak of a segment; the highest of 48 draws may be a little above that of 12.
     """
