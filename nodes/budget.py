@@ -18,7 +18,7 @@ from ..planning.budget import SPARSEST_FIRST, place, recommend
 from ..planning.budget_report import Question, describe_budget
 from ..planning.storyboard import MAX_FPS, MAX_SECONDS, Storyboard
 from .sockets import TL_STORYBOARD
-from .widgets import MAX_RESOLUTION
+from .widgets import size_widgets
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -49,21 +49,9 @@ class MemoryBudget(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The video model that the film is made with."),
-                io.Int.Input(
-                    "width",
-                    default=832,
-                    min=16,
-                    max=MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Width of the film in pixels. Lower it when nothing fits.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=480,
-                    min=16,
-                    max=MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Height of the film in pixels.",
+                *size_widgets(
+                    "Width of the film in pixels. Lower it when nothing fits.",
+                    "Height of the film in pixels.",
                 ),
                 io.Float.Input(
                     "fps",

@@ -12,13 +12,13 @@ from .film import film_request, plan_film
 from .rendering import describe_film, render_film, run_digest
 from .sockets import TL_LORAS, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
 from .widgets import (
-    MAX_RESOLUTION,
     NOT_LINKED,
     check_widgets,
     guidance_widgets,
     low_noise_model_input,
     memory_strength_widget,
     sampler_overrides,
+    size_widgets,
     switch_sigma_widget,
 )
 
@@ -103,21 +103,9 @@ class ARSegmentSampler(io.ComfyNode):
                     default="",
                     tooltip="What no shot should show. Only used with clip and a cfg above 1.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=832,
-                    min=16,
-                    max=MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Width of the film in pixels; the start image is cropped to it.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=480,
-                    min=16,
-                    max=MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Height of the film in pixels.",
+                *size_widgets(
+                    "Width of the film in pixels; the start image is cropped to it.",
+                    "Height of the film in pixels.",
                 ),
                 io.Float.Input(
                     "seconds_per_shot",

@@ -11,11 +11,11 @@ from .film import plan_segment
 from .rendering import render_one
 from .sockets import TL_MEMORY
 from .widgets import (
-    MAX_RESOLUTION,
     guidance_widgets,
     low_noise_model_input,
     memory_strength_widget,
     sampler_overrides,
+    size_widgets,
     switch_sigma_widget,
 )
 
@@ -54,21 +54,9 @@ class Segment(io.ComfyNode):
                     tooltip="For models that look at the start image through CLIP vision.",
                 ),
                 low_noise_model_input(),
-                io.Int.Input(
-                    "width",
-                    default=832,
-                    min=16,
-                    max=MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Width in pixels; must be that of previous.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=480,
-                    min=16,
-                    max=MAX_RESOLUTION,
-                    step=8,
-                    tooltip="Height in pixels; must be that of previous.",
+                *size_widgets(
+                    "Width in pixels; must be that of previous.",
+                    "Height in pixels; must be that of previous.",
                 ),
                 io.Int.Input(
                     "segment_frames",

@@ -21,6 +21,15 @@ NOT_LINKED = "not linked"
 """In `validate_inputs` the host gives None for a linked input and leaves an absent one out."""
 
 
+def size_widgets(width_tooltip: str, height_tooltip: str) -> list[io.Input]:
+    """Width and height of a film in pixels; the defaults are Wan's 480p."""
+    values = (("width", 832, width_tooltip), ("height", 480, height_tooltip))
+    return [
+        io.Int.Input(name, default=default, min=16, max=MAX_RESOLUTION, step=8, tooltip=tooltip)
+        for name, default, tooltip in values
+    ]
+
+
 def check_widgets(script: str | None, run_name: str | None, retakes: str | None) -> bool | str:
     """True, or what is wrong with the texts; None stands for a text that is not known yet."""
     try:
