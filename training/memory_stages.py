@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
     phases = stage_phases(stage, options, subject)
     folder = out / stage.folder
     if options.again:
-        phases, folder = phases[-1:], out / f"{stage.folder}_continued"
+        folder = out / f"{stage.folder}_continued"
     check_same_training(folder / CHECKPOINT, phases)
     kinds = {Way.parse(name).kind for config in phases for name, _ in config.ways}
     packed = bool(kinds & {"packed", "framepack"})
@@ -174,9 +174,15 @@ def run(options: argparse.Namespace) -> None:
 def stage_phases(
     stage: Stage, options: argparse.Namespace, subject: Subject
 ) -> tuple[MemoryTrainingConfig, ...]:
-    """The stage's phases with what the command line and the data say."""
+    """The stage's phases with what the command line and the data say; those that `--steps` leaves
+    nothing to do are left out."""
     recipe = stage.demo if options.model is None else stage.real
-    return tuple(_phase(config, options, subject) for config in recipe)
+    phases: list[MemoryTrainingConfig] = []
+    for config in recipe[-1:] if options.again else recipe:
+        phase = _phase(config, options, subject)
+        if not phases or phase.steps > phases[-1].steps:
+            phases.append(phase)
+    return tuple(phases)
 
 
 def _phase(
