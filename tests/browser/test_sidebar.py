@@ -195,8 +195,7 @@ def test_the_strip_follows_a_run(tab: Tab) -> None:
     tab.event("progress_state", {"nodes": {node: {"value": 3, "max": 8, "state": "running"}}})
     tab.wait(["reused", "running", "done", "done", "waiting", "waiting"])
     assert tab.run.input_value() == FILM
-    bar = tab.root.locator("li[data-segment='2'] progress")
-    assert (bar.get_attribute("value"), bar.get_attribute("max")) == ("3", "8")
+    tab.root.locator("li[data-segment='2'] progress[value='3'][max='8']").wait_for()
     assert "Segment 2: running" in tab.root.get_by_role("status").inner_text()
     tab.segment_event(3, "changed", reason="seed '5' -> '6'")
     tab.segment_event(4, "damaged", reason="its file is truncated")
