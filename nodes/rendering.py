@@ -13,12 +13,13 @@ import latent_preview
 import torch
 from PIL import Image
 
-from ..adapters.blank import BlankClips
+from ..adapters.blank import BlankClips, ClipFiles
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
 from ..adapters.sampling import StepCallback, sample_segment
 from ..adapters.text import check_text
 from ..planning.segments import Segment
+from ..runs.atomic import write_atomic
 from ..runs.contact_sheet import contact_sheet
 from ..runs.folder import RunFolder, plan_run
 from ..runs.manifest import FILE_NAME
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 RUNS_FOLDER = "throughline"
 """Runs lie in this folder of ComfyUI's output folder."""
+
+CLIPS_FOLDER = "throughline_clips"
+"""In ComfyUI's temp folder: encoded clips that show nothing yet."""
 
 PREVIEW_SIDE = 256
 """Longest side of a segment's thumbnail in pixels (our choice: a sidebar shows less)."""
@@ -66,6 +70,15 @@ class RenderedFilm:
 
 def runs_root() -> Path:
     return Path(folder_paths.get_output_directory()) / RUNS_FOLDER
+
+
+def clip_folder() -> Path:
+    return Path(folder_paths.get_temp_directory()) / CLIPS_FOLDER
+
+
+def _write_passing(path: Path, data: bytes) -> None:
+    """Whole or not at all, and without waiting for the disk: it can be made again."""
+    write_atomic(path, data, durable=False)
 
 
 def describe_film(film: Film, node_id: str) -> str:
@@ -170,8 +183,9 @@ class FilmRenderer:
         self._recorder = FilmRecorder(
             film.memory, film.segments, read, self._positive, _latent_size(film)
         )
-        self._blanks = BlankClips(film.request.vae)
-        self._start_blanks = BlankClips(film.request.vae, _start_pixels(film))
+        files = ClipFiles(clip_folder(), film.parameters["vae"], _write_passing)
+        self._blanks = BlankClips(film.request.vae, files=files)
+        self._start_blanks = BlankClips(film.request.vae, _start_pixels(film), files)
         self._conditioning: dict[str, Conditioning] = {}
         self._progress = comfy.utils.ProgressBar(max(1, len(to_render) * film.sampler.steps))
         self._previewer = latent_preview.get_previewer(
