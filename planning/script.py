@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import storyboard as values
@@ -27,10 +27,10 @@ SETTINGS = ("title", "style", "aspect", "fps", "global")
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))//")
 _SETTING = re.compile(rf"({'|'.join(SETTINGS)})\s*[:：]", re.I)
-_DEFINITION = re.compile(r"([@#])([^=]*)=")
+DEFINITION = re.compile(r"([@#])([^=]*)=")
 _SCENE = re.compile(r"={2,}(.*?)=*")
 _SCENE_NUMBER = re.compile(r"\s*(?:scene(?![a-z]))?\s*(\d{1,6}(?!\d))?", re.I | re.A)
-_EXTRAS_APART = re.compile(r"\|")
+EXTRAS_APART = re.compile(r"\|")
 
 
 @dataclass
@@ -43,6 +43,34 @@ class _Draft:
     place: Span | None = None
     scenes: set[int] = field(default_factory=set)
     shots: list[tuple[int, Span | None, Span]] = field(default_factory=list)
+    headers: dict[int, Span] = field(default_factory=dict)
+    definitions: dict[str, Span] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where everything of a script stands: lines without their comment and outer spaces.
+
+    `definitions` by folded name; `scenes` are the `== Scene ==` lines by number, those without a
+    shot too; `shots` by id, in order.
+    """
+
+    settings: Mapping[str, Span]
+    definitions: Mapping[str, Span]
+    scenes: Mapping[int, Span]
+    shots: Mapping[str, Span]
+
+
+def read_outline(text: str) -> Outline:
+    """Where everything of a script stands, also of one without shots.
+
+    Raises StoryboardError for mistakes outside shots; shots themselves are not read.
+    """
+    draft = _Draft()
+    for span in _lines(text):
+        _read_line(draft, span)
+    shots = {shot_id: span for shot_id, _, _, span in _numbered(draft)}
+    return Outline(draft.settings, draft.definitions, draft.headers, shots)
 
 
 def parse_storyboard(text: str) -> Storyboard:
@@ -79,12 +107,12 @@ def _lines(text: str) -> Iterator[Span]:
 
 def begins_a_shot(text: str) -> bool:
     """Whether a line that begins so is a shot without brackets, wherever it stands."""
-    return not (text.startswith(("[", "==")) or _SETTING.match(text) or _DEFINITION.match(text))
+    return not (text.startswith(("[", "==")) or _SETTING.match(text) or DEFINITION.match(text))
 
 
 def _read_line(draft: _Draft, span: Span) -> None:
     setting = _SETTING.match(span.text)
-    definition = _DEFINITION.match(span.text)
+    definition = DEFINITION.match(span.text)
     if setting and not draft.shots:
         _read_setting(draft, span, setting)
     elif span.text.startswith("=="):
@@ -127,7 +155,8 @@ def _read_definition(draft: _Draft, span: Span, match: re.Match[str]) -> None:
     ):
         if name.text.casefold() in others:
             raise name.error(f"a name may be used once, but {name.text!r} is already a {other}")
-    body, *extras = span.cut(match.end()).split(_EXTRAS_APART)
+    draft.definitions[name.text.casefold()] = span
+    body, *extras = span.cut(match.end()).split(EXTRAS_APART)
     if body.text.startswith("//"):
         raise body.error(NO_COMMENT)
     refs, pin, lora = _definition_extras(extras, kind)
@@ -186,6 +215,7 @@ def _read_scene(draft: _Draft, span: Span) -> None:
         draft.known.warn(inner, f"a scene line holds a number and a #place; {title!r} is not used")
     draft.scene = scene
     draft.scenes.add(scene)
+    draft.headers[scene] = span
     draft.place = inner.cut(len(words) + 1) if hash_mark else None
     if draft.place is not None:
         with draft.place.placed():
@@ -196,11 +226,9 @@ def _finished(draft: _Draft) -> Storyboard:
     known = draft.known
     _define_places(draft)
     shots = []
-    count: dict[int, int] = {}
-    for scene, place, span in draft.shots:
-        count[scene] = count.get(scene, 0) + 1
+    for shot_id, scene, place, span in _numbered(draft):
         location = known.locations[place.text.casefold()].name if place else None
-        shots.append(read_shot(known, span, f"{scene}.{count[scene]}", scene, location))
+        shots.append(read_shot(known, span, shot_id, scene, location))
         known.earlier[shots[-1].id] = None
     setting = {key: span.text for key, span in draft.settings.items()}
     return Storyboard(
@@ -214,6 +242,14 @@ def _finished(draft: _Draft) -> Storyboard:
         shots=tuple(shots),
         warnings=tuple(draft.known.warnings),
     )
+
+
+def _numbered(draft: _Draft) -> Iterator[tuple[str, int, Span | None, Span]]:
+    """Every shot's id, scene, place and line."""
+    count: dict[int, int] = {}
+    for scene, place, span in draft.shots:
+        count[scene] = count.get(scene, 0) + 1
+        yield f"{scene}.{count[scene]}", scene, place, span
 
 
 def _define_places(draft: _Draft) -> None:

@@ -25,6 +25,8 @@ OVERRIDES = (
     "audio",
 )
 
+TRANSITIONS = ("cut", "continue")
+
 _NO_NUMBER = r"nan|inf(?:inity)?"
 _SECONDS = re.compile(rf"([+-]?(?:{NUMBER}|{_NO_NUMBER}))\s*(?:s|secs?|seconds?|秒)", re.I | re.A)
 _QUANTITY = re.compile(
@@ -32,8 +34,8 @@ _QUANTITY = re.compile(
 )
 _SIZE_UNITS = ("mm", "shot")  # "35mm" is a lens and "2-shot" a framing, never a length of time
 _WHOLE = re.compile(r"\d{1,20}", re.A)
-_OVERRIDE = re.compile(r"([^:：]*)[:：]")
-_OVERRIDES_APART = re.compile("[;；]")
+OVERRIDE = re.compile(r"([^:：]*)[:：]")
+OVERRIDES_APART = re.compile("[;；]")
 
 
 @dataclass
@@ -49,18 +51,35 @@ class Known:
         self.warnings.append(f"line {span.line}, column {span.column}: {text}")
 
 
+@dataclass(frozen=True)
+class ShotParts:
+    """The pieces of a shot's line: what stands inside its brackets and braces (None: it has none),
+    and the words between them."""
+
+    bracket: Span | None
+    caption: Span
+    braces: Span | None
+
+
+def shot_parts(span: Span) -> ShotParts:
+    """Where the pieces of a shot's line stand. Raises StoryboardError for marks without an end."""
+    bracket, rest = _leading_bracket(span)
+    caption, braces = _trailing_braces(rest)
+    if not caption.text:
+        raise rest.error("a shot needs a description, got none")
+    return ShotParts(bracket, caption, braces)
+
+
 def read_shot(known: Known, span: Span, shot_id: str, scene: int, location: str | None) -> Shot:
     """Read one line; every name, and every earlier shot, is in `known` already.
 
     Raises StoryboardError with line and column. Adds to `known.warnings`.
     """
-    bracket, rest = _leading_bracket(span)
-    caption, braces = _trailing_braces(rest)
-    if not caption.text:
-        raise rest.error("a shot needs a description, got none")
-    given: dict = _read_bracket(known, bracket) if bracket else {}
-    if braces:
-        given |= _read_braces(known, braces)
+    parts = shot_parts(span)
+    caption = parts.caption
+    given: dict = _read_bracket(known, parts.bracket) if parts.bracket else {}
+    if parts.braces:
+        given |= _read_braces(known, parts.braces)
     people = []
     for tag in values.find_tags(caption.text, known.characters.values()):
         if tag.name is None:
@@ -99,8 +118,8 @@ def _read_bracket(known: Known, bracket: Span) -> dict[str, object]:
     sizes = []
     for item in bracket.split(LISTED):
         word = item.text.casefold()
-        seconds = _seconds(item)
-        if word in ("cut", "continue"):
+        seconds = item_seconds(item)
+        if word in TRANSITIONS:
             if "transition" in given:
                 raise item.error(f"a shot takes one of cut and continue, got {word!r} as well")
             given["transition"] = word
@@ -118,7 +137,7 @@ def _read_bracket(known: Known, bracket: Span) -> dict[str, object]:
     return given | {"size": ", ".join(sizes)}
 
 
-def _seconds(item: Span) -> float | None:
+def item_seconds(item: Span) -> float | None:
     """The length that an item of the brackets gives, or None when it is about something else."""
     plain = unicodedata.normalize("NFKC", item.text)
     match = _SECONDS.fullmatch(plain)
@@ -154,10 +173,10 @@ def _trailing_braces(span: Span) -> tuple[Span, Span | None]:
 
 def _read_braces(known: Known, braces: Span) -> dict[str, object]:
     given: dict[str, object] = {}
-    for item in braces.split(_OVERRIDES_APART):
+    for item in braces.split(OVERRIDES_APART):
         if not item.text:
             continue
-        match = _OVERRIDE.match(item.text)
+        match = OVERRIDE.match(item.text)
         key = match.group(1).strip().lower() if match else item.text
         if match is None or key not in OVERRIDES:
             raise item.error(
