@@ -13,7 +13,7 @@ another key and can never be taken for this one.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,17 +23,21 @@ import torch
 from torch import Tensor
 
 from .atomic import DISK_FULL, disk_full, remove_temporaries, write_atomic
-from .keys import canonical, segment_keys
+from .keys import KIND, canonical, segment_keys
 from .manifest import FILE_NAME, Manifest, SegmentRecord, manifest_to_json, read_manifest
 from .paths import run_path
+from .planned import RunPlan
 from .run import PREVIEWS, SEGMENTS, Run
 from .segment_file import StoredSegment, read_segment_file, write_segment_file
-from .states import Found, SegmentState, find_stored, recalled_content, segment_states
+from .states import SegmentState, recalled_content
 
 if TYPE_CHECKING:
     from ..planning.segments import Segment
 
 LOCK = ".lock"
+
+FILM = "film"
+"""Kind of a run that says none, see keys.KIND."""
 
 KEPT_TAKES = 3
 """Earlier takes kept per segment, the newest first. A choice: a 720p segment of 81 frames is 19 MB,
@@ -47,12 +51,19 @@ def plan_run(
 
     Raises ValueError like RunFolder.open.
     """
+    return read_plan(root, name, parameters, segments).states()
+
+
+def read_plan(
+    root: Path, name: str, parameters: Mapping[str, Any], segments: Sequence["Segment"]
+) -> RunPlan:
+    """The plan of a run and what is on disk of it. Reads only, takes no lock.
+
+    Raises ValueError like RunFolder.open.
+    """
     path = run_path(root, name)
-    before = _manifest_before(path)
     plain = canonical(parameters)
-    keys = segment_keys(plain, segments)
-    found = find_stored(path / SEGMENTS, keys, [segment.latent_frames for segment in segments])
-    return segment_states(segments, keys, found, plain, before)
+    return RunPlan(path, plain, segments, _manifest_before(path, plain))
 
 
 class RunFolder:
@@ -71,16 +82,12 @@ class RunFolder:
         clock: Callable[[], float],
     ) -> None:
         """Not for callers: RunFolder.open checks what this takes for granted."""
-        assert all(segment.index == position for position, segment in enumerate(segments))
         self.path = path
-        self.segments = segments
         self._lock, self._before, self._clock = lock, before, clock
         self._parameters, self._fps, self._pack_version = parameters, fps, pack_version
         self._kept_takes = kept_takes
-        self._keys = segment_keys(parameters, segments)
+        self._plan = RunPlan(path, parameters, segments, before)
         self._created = before.created if before else _utc(clock())
-        lengths = [segment.latent_frames for segment in segments]
-        self._found: list[Found] = find_stored(path / SEGMENTS, self._keys, lengths)
 
     @classmethod
     def open(
@@ -111,13 +118,13 @@ class RunFolder:
         if rate is not None and not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"fps of run {name!r} must be above 0, got {rate}")
         segment_keys(plain, segments)
-        _manifest_before(path)
+        _manifest_before(path, plain)
         lock = _take_lock(path, name)
         try:
             folder = cls(
                 path,
                 lock,
-                _manifest_before(path),
+                _manifest_before(path, plain),
                 plain,
                 tuple(segments),
                 rate,
@@ -152,9 +159,21 @@ class RunFolder:
 
     def state(self) -> tuple[SegmentState, ...]:
         """What is reused and what is to be made, and why. Changes with every write."""
-        return segment_states(
-            self.segments, self._keys, self._found, self._parameters, self._before
-        )
+        return self._plan.states()
+
+    @property
+    def segments(self) -> tuple["Segment", ...]:
+        return self._plan.segments
+
+    def replan(self, segment: "Segment") -> None:
+        """Another plan for the segment at its index, decided now that its turn has come.
+
+        What is on disk under the new plan is found again, preview and manifest with it.
+        """
+        changed = self._plan.replan(segment)
+        if changed:
+            self._settle_previews(changed)
+            self._write_manifest()
 
     def read_segment(self, index: int) -> Tensor:
         """The latent of segment `index` (0-based), [1, c, t, h, w] float32, verified.
@@ -180,13 +199,13 @@ class RunFolder:
         """
         segment = self.segments[index]
         plain = _checked(latent, segment, self.name)
-        parent = self._found[index - 1] if segment.start == "tail" else None
+        parent = self._plan.found[index - 1] if segment.start == "tail" else None
         if segment.start == "tail" and not isinstance(parent, StoredSegment):
             raise ValueError(
                 f"segment {index + 1} of run {self.name!r} continues segment {index}, which is not "
                 "on disk"
             )
-        recalled = recalled_content(segment, self._found)
+        recalled = recalled_content(segment, self._plan.found)
         if segment.recalls and recalled is None:
             raise ValueError(
                 f"segment {index + 1} of run {self.name!r} remembers segments that are not on disk"
@@ -196,14 +215,14 @@ class RunFolder:
             index,
             plain,
             preview_jpeg,
-            key=self._keys[index],
+            key=self._plan.keys[index],
             parent_content=parent.content if isinstance(parent, StoredSegment) else None,
             statistics=statistics,
             seconds=seconds,
             finished_at=_utc(self._clock()),
             recalled_content=recalled,
         )
-        self._found[index] = stored
+        self._plan.found[index] = stored
         self._write_preview(index, preview_jpeg)
         self._prune(index)
         return self._write_manifest().segments[index]
@@ -223,11 +242,16 @@ class RunFolder:
                     raise disk_full(folder, 4096) from error
                 raise
             remove_temporaries(folder)
-        for index, stored in enumerate(self._found):
+        self._settle_previews(range(len(self.segments)))
+        self._write_manifest()
+
+    def _settle_previews(self, indices: Iterable[int]) -> None:
+        """Each segment on disk shows its own picture: another take of it may have been the last."""
+        for index in indices:
+            stored = self._plan.found[index]
             if isinstance(stored, StoredSegment) and not self._preview_is_current(index):
                 _, _, preview = read_segment_file(self.path / SEGMENTS / stored.file)
                 self._write_preview(index, preview)
-        self._write_manifest()
 
     def _preview_is_current(self, index: int) -> bool:
         """The manifest is written after the preview, so its key says whose preview it is. A power
@@ -235,7 +259,7 @@ class RunFolder:
         if self._before is None or index >= len(self._before.segments):
             return False
         record = self._before.segments[index]
-        same = record.finished and record.key == self._keys[index]
+        same = record.finished and record.key == self._plan.keys[index]
         if not same or record.preview is None:
             return same
         preview = self.path / record.preview
@@ -258,11 +282,11 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def _used_files(self) -> set[str]:
-        return {stored.file for stored in self._found if isinstance(stored, StoredSegment)}
+        return {stored.file for stored in self._plan.found if isinstance(stored, StoredSegment)}
 
     def _record(self, index: int, reused: bool) -> SegmentRecord:
         """A segment that waits for its parent is not finished, whatever lies in its file."""
-        segment, stored = self.segments[index], self._found[index]
+        segment, stored = self.segments[index], self._plan.found[index]
         planned: dict[str, Any] = {
             field: getattr(segment, field)
             for field in (
@@ -271,11 +295,11 @@ class RunFolder:
             ).split()
         }
         if not reused or not isinstance(stored, StoredSegment):
-            return SegmentRecord(**planned, key=self._keys[index])
+            return SegmentRecord(**planned, key=self._plan.keys[index])
         preview = f"{PREVIEWS}/{_preview_name(index)}"
         return SegmentRecord(
             **planned,
-            key=self._keys[index],
+            key=self._plan.keys[index],
             content=stored.content,
             parent_content=stored.parent_content,
             statistics=stored.statistics,
@@ -304,17 +328,24 @@ class RunFolder:
         return manifest
 
 
-def _manifest_before(path: Path) -> Manifest | None:
+def _manifest_before(path: Path, parameters: Mapping[str, Any]) -> Manifest | None:
     """The manifest of a run folder, None where there is no run yet.
 
-    Raises ValueError for a folder that holds something else.
+    Raises ValueError for a folder that holds something else, a run of another kind too.
     """
     if not path.exists():
         return None
     if not path.is_dir():
         raise ValueError(f"{path} is a file, not a run folder: choose another run name")
     if (path / FILE_NAME).exists():
-        return read_manifest(path)
+        before = read_manifest(path)
+        held, wanted = before.parameters.get(KIND, FILM), parameters.get(KIND, FILM)
+        if held != wanted:
+            raise ValueError(
+                f"run_name {path.name!r} is that of a run of {held}, and this makes {wanted}: "
+                "choose another run name"
+            )
+        return before
     foreign = [entry.name for entry in path.iterdir() if not _left_by_a_start(entry)]
     if foreign:
         raise ValueError(

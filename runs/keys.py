@@ -11,9 +11,21 @@ import blake3
 if TYPE_CHECKING:
     from ..planning.segments import Segment
 
-POSITION_FIELDS = frozenset({"index", "shot", "shot_id", "chain", "recalls"})
+POSITION_FIELDS = frozenset(
+    {
+        "index",
+        "shot",
+        "shot_id",
+        "chain",
+        "recalls",
+        "start_keyframe",
+        "end_keyframe",
+        "context_keyframes",
+    }
+)
 """Fields of a segment that say where it stands and change no pixel. Every other field, also one
-that is added later, is part of its key. Of the segments in `recalls` the keys are."""
+that is added later, is part of its key. Of the segments in `recalls` the keys are, of the keyframes
+what KEYFRAMES says."""
 
 STARTS = "starts"
 """Reserved entry of the run's parameters: by kind of start ("image", "latent", "memory"), what such
@@ -27,6 +39,13 @@ segments that remember something, so that the others are reused when a memory is
 LORAS = "loras"
 """Reserved entry of the run's parameters: by index of a segment, as text, the LoRAs it is made
 with, each as "digest strength". It enters the key of that segment only."""
+
+KEYFRAMES = "keyframes"
+"""Reserved entry of the run's parameters: by index of a segment, as text, how it uses which
+pictures, each as "use digest". It enters the key of that segment only."""
+
+BY_SEGMENT = (LORAS, KEYFRAMES)
+"""The entries that are kept by index of a segment."""
 
 
 def canonical(value: object, name: str = "parameters") -> Any:
@@ -66,32 +85,52 @@ def hash_json(value: object) -> str:
     return blake3.blake3(canonical_json(value)).hexdigest()
 
 
+KIND = "kind"
+"""Entry of the run's parameters: what the run holds, where that is no film ("keyframes")."""
+
+
 def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -> tuple[str, ...]:
     """The key of each segment: run parameters, its own, the key of the segment it continues, and
     those of the segments it remembers.
 
     Raises ValueError for a first segment that starts from a tail.
     """
-    reserved = (STARTS, MEMORY, LORAS)
-    shared = {name: value for name, value in parameters.items() if name not in reserved}
-    starts, loras = parameters.get(STARTS, {}), parameters.get(LORAS, {})
-    base = hash_json(shared)
+    base = shared_key(parameters)
     keys: list[str] = []
     for segment in segments:
-        own = {
-            name: value
-            for name, value in dataclasses.asdict(segment).items()
-            if name not in POSITION_FIELDS
-        }
-        parent = None
-        if segment.start == "tail":
-            if not keys:
-                raise ValueError("segment 1 cannot start from a tail: nothing comes before it")
-            parent = keys[-1]
-        made_from = [base, own, starts.get(segment.start), parent]
-        if segment.recalls is not None:
-            made_from += [parameters.get(MEMORY), [keys[index] for index in segment.recalls]]
-        if loras.get(str(segment.index)):
-            made_from.append({LORAS: loras[str(segment.index)]})
-        keys.append(hash_json(made_from))
+        keys.append(segment_key(base, parameters, segment, keys))
     return tuple(keys)
+
+
+def shared_key(parameters: Mapping[str, Any]) -> str:
+    """One hash over the parameters that every segment follows from."""
+    reserved = (STARTS, MEMORY, *BY_SEGMENT)
+    return hash_json({name: value for name, value in parameters.items() if name not in reserved})
+
+
+def segment_key(
+    base: str, parameters: Mapping[str, Any], segment: "Segment", keys: Sequence[str]
+) -> str:
+    """The key of one segment; `base` is `shared_key`, `keys` are those of the segments before it.
+
+    Raises ValueError for a first segment that starts from a tail.
+    """
+    starts = parameters.get(STARTS, {})
+    own = {
+        name: value
+        for name, value in dataclasses.asdict(segment).items()
+        if name not in POSITION_FIELDS
+    }
+    parent = None
+    if segment.start == "tail":
+        if not keys:
+            raise ValueError("segment 1 cannot start from a tail: nothing comes before it")
+        parent = keys[-1]
+    made_from = [base, own, starts.get(segment.start), parent]
+    if segment.recalls is not None:
+        made_from += [parameters.get(MEMORY), [keys[index] for index in segment.recalls]]
+    for name in BY_SEGMENT:
+        entry = parameters.get(name, {}).get(str(segment.index))
+        if entry:
+            made_from.append({name: entry})
+    return hash_json(made_from)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .keys import LORAS, MEMORY, STARTS, hash_json
+from .keys import BY_SEGMENT, MEMORY, STARTS, hash_json
 from .manifest import Manifest, SegmentRecord
 from .segment_file import (
     KEY_DIGITS,
@@ -63,23 +63,24 @@ class Damage:
 Found = StoredSegment | Damage | None
 
 
-def find_stored(folder: Path, keys: Sequence[str], shapes: Sequence[int]) -> list[Found]:
-    """Look for each planned segment in segments/ by its key; every file found is verified.
+def find_stored(folder: Path, keys: Mapping[int, str], lengths: Sequence[int]) -> list[Found]:
+    """Look in segments/ for the segments whose `keys` are given by index, in that order; every file
+    found is verified.
 
-    `shapes` are the planned latent frames. A take that was made earlier under the same key counts,
-    also when it stood at another place in the film.
+    `lengths` are the planned latent frames of all segments. A take that was made earlier under the
+    same key counts, also when it stood at another place in the film.
     """
     by_key: dict[str, list[str]] = {}
     names = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
     for name in names:
         by_key.setdefault(name.removesuffix(".safetensors").rpartition("-")[2], []).append(name)
     found: list[Found] = []
-    for index, (key, latent_frames) in enumerate(zip(keys, shapes, strict=True)):
+    for index, key in keys.items():
         own = file_name(index, key)
         candidates = sorted(by_key.get(key[:KEY_DIGITS], []), key=lambda name: name != own)
         result: Found = None
         for name in candidates:
-            result = _verify(folder / name, key, latent_frames)
+            result = _verify(folder / name, key, lengths[index])
             if isinstance(result, StoredSegment):
                 break
         found.append(result)
@@ -217,7 +218,7 @@ def _changes(
         was, now = old.get(name), new.get(name)
         if name == STARTS:
             was, now = (was or {}).get(segment.start), (now or {}).get(segment.start)
-        if name == LORAS:
+        if name in BY_SEGMENT:
             was, now = (was or {}).get(str(segment.index)), (now or {}).get(str(segment.index))
         if name == MEMORY and segment.recalls is None:
             continue
