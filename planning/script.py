@@ -14,16 +14,15 @@ Every other line that is not empty is a shot, so plain prose with one shot per l
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import storyboard as values
 from .shot_line import Known, read_shot
-from .spans import NO_COMMENT, Span, file_names, real_number, value_of
+from .spans import CONTROLS, NO_COMMENT, Span, file_names, real_number, value_of
 from .storyboard import Character, Location, Storyboard, StoryboardError, listed
 
-SETTINGS = ("title", "style", "aspect", "fps", "global")
+SETTINGS = ("title", "style", "aspect", "fps", "global", "story")
 
 _COMMENT = re.compile(r"(?:^|(?<=\s))//")
 _SETTING = re.compile(rf"({'|'.join(SETTINGS)})\s*[:：]", re.I)
@@ -67,7 +66,7 @@ def read_outline(text: str) -> Outline:
     Raises StoryboardError for mistakes outside shots; shots themselves are not read.
     """
     draft = _Draft()
-    for span in _lines(text):
+    for span in content_lines(text):
         _read_line(draft, span)
     shots = {shot_id: span for shot_id, _, _, span in _numbered(draft)}
     return Outline(draft.settings, draft.definitions, draft.headers, shots)
@@ -80,7 +79,7 @@ def parse_storyboard(text: str) -> Storyboard:
     warning. Raises StoryboardError (a ValueError) with line, column, rule and value for all else.
     """
     draft = _Draft()
-    for span in _lines(text):
+    for span in content_lines(text):
         _read_line(draft, span)
     if not draft.shots:
         last = max(1, len(text.splitlines()))
@@ -88,17 +87,17 @@ def parse_storyboard(text: str) -> Storyboard:
     return _finished(draft)
 
 
-def _lines(text: str) -> Iterator[Span]:
+def content_lines(text: str) -> Iterator[Span]:
     """The lines that say something, without comments and the spaces around them."""
     if not isinstance(text, str):
         raise StoryboardError(f"a script must be text, got {type(text).__name__}")
     for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         whole = Span(raw, number, 1)
-        for at, letter in enumerate(raw):
-            if unicodedata.category(letter) in ("Cc", "Cs") and letter != "\t":
-                raise whole.cut(at).error(
-                    f"a script must not hold control characters, got U+{ord(letter):04X}"
-                )
+        wrong = CONTROLS.search(raw)
+        if wrong:
+            raise whole.cut(wrong.start()).error(
+                f"a script must not hold control characters, got U+{ord(wrong.group()):04X}"
+            )
         comment = _COMMENT.search(raw)
         span = whole.cut(0, comment.start() if comment else None)
         if span.text:
@@ -237,6 +236,7 @@ def _finished(draft: _Draft) -> Storyboard:
         aspect=setting.get("aspect", ""),
         fps=float(setting["fps"]) if "fps" in setting else None,
         global_text=setting.get("global", ""),
+        story=setting.get("story", ""),
         characters=tuple(draft.known.characters.values()),
         locations=tuple(draft.known.locations.values()),
         shots=tuple(shots),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .script import SETTINGS, begins_a_shot, parse_storyboard
-from .shot_line import OVERRIDES
+from .shot_line import OVERRIDES, braces_words
 from .storyboard import Character, Location, Shot, Storyboard, StoryboardError
 
 
@@ -13,7 +13,7 @@ def to_text(storyboard: Storyboard) -> str:
     """The script of a storyboard: `parse_storyboard(to_text(s)) == s`.
 
     Raises StoryboardError for what the text form has no words for, such as a caption of several
-    lines or a `keyframe_prompt` (both can only come from JSON).
+    lines (it can only come from JSON).
     """
     text = "\n".join([*_head(storyboard), "", *_body(storyboard)]).lstrip("\n") + "\n"
     try:
@@ -36,7 +36,7 @@ def number_words(number: float) -> str:
 def _head(storyboard: Storyboard) -> Iterator[str]:
     fps = "" if storyboard.fps is None else number_words(storyboard.fps)
     given = (storyboard.title, storyboard.style, storyboard.aspect, fps, storyboard.global_text)
-    for key, value in zip(SETTINGS, given, strict=True):
+    for key, value in zip(SETTINGS, (*given, storyboard.story), strict=True):
         if value:
             yield f"{key}: {value}"
     for character in storyboard.characters:
@@ -72,6 +72,7 @@ def _line(shot: Shot) -> str:
         "seed": shot.seed,
         "recall": ", ".join(shot.recall),
         **shot.overrides,
+        "keyframe": shot.keyframe_prompt,
         "refs": ", ".join(shot.refs),
     }
     pairs = [(key, given.get(key)) for key in OVERRIDES]
@@ -80,4 +81,4 @@ def _line(shot: Shot) -> str:
 
 
 def _word(value: object) -> str:
-    return number_words(value) if isinstance(value, int | float) else str(value)
+    return number_words(value) if isinstance(value, int | float) else braces_words(str(value))

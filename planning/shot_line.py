@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 
 from . import storyboard as values
 from .lists import LISTED, NUMBER
-from .spans import NO_COMMENT, Span, file_names, real_number, value_of
+from .spans import CONTROLS, NO_COMMENT, Span, file_names, real_number, value_of
 from .storyboard import Character, Location, Shot
 
 OVERRIDES = (
@@ -23,7 +24,9 @@ OVERRIDES = (
     "lora",
     "negative",
     "audio",
+    "keyframe",
 )
+"""What `{key: value; ...}` accepts; `keyframe` is the shot's `keyframe_prompt`."""
 
 TRANSITIONS = ("cut", "continue")
 
@@ -35,7 +38,10 @@ _QUANTITY = re.compile(
 _SIZE_UNITS = ("mm", "shot")  # "35mm" is a lens and "2-shot" a framing, never a length of time
 _WHOLE = re.compile(r"\d{1,20}", re.A)
 OVERRIDE = re.compile(r"([^:：]*)[:：]")
-OVERRIDES_APART = re.compile("[;；]")
+_QUOTED = re.compile(r'[^:：;；{}"]*[:：]\s*"(?:[^"\\]|\\.)*"\s*(?=[;；}])')
+_ENDS_A_VALUE = re.compile("[;；{}]")
+_NEEDS_QUOTES = re.compile(r'^"|[;；{}]|(?:^|\s)//')
+_BREAKS = "\x7f\x85\u2028\u2029"  # JSON leaves these as they are, a script does not
 
 
 @dataclass
@@ -54,20 +60,21 @@ class Known:
 @dataclass(frozen=True)
 class ShotParts:
     """The pieces of a shot's line: what stands inside its brackets and braces (None: it has none),
-    and the words between them."""
+    and the words between them. `items`: each `key: value` of the braces, quotes kept."""
 
     bracket: Span | None
     caption: Span
     braces: Span | None
+    items: tuple[Span, ...] = ()
 
 
 def shot_parts(span: Span) -> ShotParts:
     """Where the pieces of a shot's line stand. Raises StoryboardError for marks without an end."""
     bracket, rest = _leading_bracket(span)
-    caption, braces = _trailing_braces(rest)
+    caption, braces, items = _trailing_braces(rest)
     if not caption.text:
         raise rest.error("a shot needs a description, got none")
-    return ShotParts(bracket, caption, braces)
+    return ShotParts(bracket, caption, braces, items)
 
 
 def read_shot(known: Known, span: Span, shot_id: str, scene: int, location: str | None) -> Shot:
@@ -78,8 +85,7 @@ def read_shot(known: Known, span: Span, shot_id: str, scene: int, location: str 
     parts = shot_parts(span)
     caption = parts.caption
     given: dict = _read_bracket(known, parts.bracket) if parts.bracket else {}
-    if parts.braces:
-        given |= _read_braces(known, parts.braces)
+    given |= _read_braces(known, parts.items)
     people = []
     for tag in values.find_tags(caption.text, known.characters.values()):
         if tag.name is None:
@@ -155,37 +161,74 @@ def item_seconds(item: Span) -> float | None:
     return None
 
 
-def _trailing_braces(span: Span) -> tuple[Span, Span | None]:
+def _trailing_braces(span: Span) -> tuple[Span, Span | None, tuple[Span, ...]]:
+    """The caption, what stands inside the braces behind it, and each `key: value` in there.
+
+    A value is quoted when it is one JSON string between its colon and the next `;` or `}`; only
+    there may it hold these signs.
+    """
     start = span.text.find("{")
     if start < 0:
-        return span, None
-    end = span.text.find("}", start)
-    if end < 0:
-        raise span.cut(start).error("a '{' needs its '}' on the same line, got none")
-    if "{" in span.text[start + 1 : end]:
-        raise span.cut(start).error("'{...}' must not hold another '{', got one")
-    if end != len(span.text) - 1:
-        raise span.cut(end + 1).error(
-            f"'{{...}}' must stand at the end of a shot, got {span.cut(end + 1).text!r} after it"
+        return span, None, ()
+    items: list[Span] = []
+    begin = start + 1
+    while True:
+        quotes = _QUOTED.match(span.text, begin)
+        end = _ENDS_A_VALUE.search(span.text, quotes.end() if quotes else begin)
+        if end is None or (end.group() == "{" and "}" not in span.text[end.end() :]):
+            raise span.cut(start).error("a '{' needs its '}' on the same line, got none")
+        if end.group() == "{":
+            raise span.cut(start).error("'{...}' must not hold another '{', got one")
+        items.append(span.cut(begin, end.start()))
+        begin = end.end()
+        if end.group() == "}":
+            break
+    if begin != len(span.text):
+        raise span.cut(begin).error(
+            f"'{{...}}' must stand at the end of a shot, got {span.cut(begin).text!r} after it"
         )
-    return span.cut(0, start), span.cut(start + 1, end)
+    braces = span.cut(start + 1, begin - 1)
+    return span.cut(0, start), braces, tuple(item for item in items if item.text)
 
 
-def _read_braces(known: Known, braces: Span) -> dict[str, object]:
+def _read_braces(known: Known, items: tuple[Span, ...]) -> dict[str, object]:
     given: dict[str, object] = {}
-    for item in braces.split(OVERRIDES_APART):
-        if not item.text:
-            continue
+    for item in items:
         match = OVERRIDE.match(item.text)
         key = match.group(1).strip().lower() if match else item.text
         if match is None or key not in OVERRIDES:
             raise item.error(
                 f"'{{key: value; ...}}' accepts the keys {', '.join(OVERRIDES)}, got {key!r}"
             )
-        if key in given:
+        field_name = "keyframe_prompt" if key == "keyframe" else key
+        if field_name in given:
             raise item.error(f"{key} may be given once per shot, got it twice")
-        given[key] = _override(known, key, value_of(item.cut(match.end()), key))
+        given[field_name] = _override(known, key, braces_value(item.cut(match.end()), key))
     return given
+
+
+def braces_value(span: Span, key: str) -> Span:
+    """What stands behind the colon, without its quotes. Raises StoryboardError for nothing."""
+    if not (len(span.text) > 1 and span.text[0] == span.text[-1] == '"'):
+        return value_of(span, key)
+    try:
+        text = json.loads(span.text, strict=False)
+    except ValueError:
+        return value_of(span, key)
+    wrong = CONTROLS.search(text)
+    if wrong:
+        raise span.error(f"{key} must not hold control characters, got U+{ord(wrong.group()):04X}")
+    if not text:
+        raise span.error(f"{key} needs a value between its quotes, got none")
+    return Span(text, span.line, span.column + 1)
+
+
+def braces_words(text: str) -> str:
+    """A value as it is written in braces: in quotes where `braces_value` would misread it."""
+    if text == text.strip() and len(text.splitlines()) == 1 and not _NEEDS_QUOTES.search(text):
+        return text
+    escaped = json.dumps(text, ensure_ascii=False).replace("//", "\\/\\/")
+    return "".join(f"\\u{ord(one):04x}" if one in _BREAKS else one for one in escaped)
 
 
 def _override(known: Known, key: str, value: Span) -> object:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import storyboard as values
 from .lists import LISTED, NUMBER
@@ -13,12 +11,17 @@ from .storyboard import StoryboardError
 
 NO_COMMENT = "a comment needs a space before its '//', got none"
 
+CONTROLS = re.compile("[\\x00-\\x08\\x0e-\\x1f\\x7f-\\x84\\x86-\\x9f\\ud800-\\udfff]")
+"""Signs that no text may hold (Unicode's Cc and Cs) but white space and line breaks."""
+
 _REAL = re.compile(rf"[+-]?(?:{NUMBER})", re.I | re.A)
 
 
-@dataclass(frozen=True)
-class Span:
-    """A piece of one line that knows where it stands; `line` and `column` count from 1."""
+class Span(NamedTuple):
+    """A piece of one line that knows where it stands; `line` and `column` count from 1.
+
+    A tuple, because a script of 400 lines makes ten thousand of them.
+    """
 
     text: str
     line: int
@@ -40,13 +43,23 @@ class Span:
         """The problem, at the place of this span."""
         return StoryboardError(problem, self.line, self.column)
 
-    @contextmanager
-    def placed(self) -> Iterator[None]:
-        """Gives a StoryboardError raised inside the place of this span."""
-        try:
-            yield
-        except StoryboardError as error:
-            raise error.at(self.line, self.column) from None
+    def placed(self) -> _Placed:
+        """Gives a StoryboardError raised inside `with` the place of this span."""
+        return _Placed(self)
+
+
+class _Placed:
+    """A context manager; `contextlib`'s generators are slow where thousands are entered."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, StoryboardError):
+            raise error.at(self._span.line, self._span.column) from None
 
 
 def value_of(span: Span, key: str) -> Span:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from .lora_words import parse_loras
 from .references import check_reference_name
+from .tags import NAME, find_tags
 
 MAX_SECONDS = 3600.0  # one shot of an hour: above it the number is surely a slip
 MAX_FPS = 240.0
@@ -25,12 +26,8 @@ NO_SHOTS = "the script must have at least one shot, one per line, got no shots"
 
 Transition = Literal["cut", "continue"]
 
-_NAME = re.compile(r"[^\W\d][\w .'\-]*")
 _ASPECT = re.compile(r"\d{1,5}(?:\.\d{1,4})?:\d{1,5}(?:\.\d{1,4})?", re.ASCII)
-_TAG = re.compile(r"<([^<>]{1,64})>|(?<!\w)@(?=[^\W\d])")
-_WORD = re.compile(r"[^\W\d][\w'\-]*")
 _PAUSES = ".,;:!?…。，；：！？、"
-_FIRST_CJK = 0x2E80  # scripts from here on are written without spaces between words
 
 
 class StoryboardError(ValueError):
@@ -140,7 +137,12 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Storyboard:
-    """A whole script. `warnings` are sentences for the artist; they are not compared."""
+    """A whole script.
+
+    `global_text` stands in every prompt of a video; `story`, what happens in the whole film, only
+    in the tiled ones of `planning/storyboard_tiled.py`. `warnings` are sentences for the artist;
+    they are not compared.
+    """
 
     shots: tuple[Shot, ...]
     title: str = ""
@@ -148,6 +150,7 @@ class Storyboard:
     aspect: str = ""
     fps: float | None = None
     global_text: str = ""
+    story: str = ""
     characters: tuple[Character, ...] = ()
     locations: tuple[Location, ...] = ()
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -217,7 +220,7 @@ def listed(words: Collection[str], most: int = 20) -> str:
 
 def check_name(name: str, kind: str) -> None:
     """Refuse a character or location name that could not be tagged in a caption."""
-    if len(name) > MAX_NAME or name != name.strip() or not _NAME.fullmatch(name):
+    if len(name) > MAX_NAME or name != name.strip() or not NAME.fullmatch(name):
         raise StoryboardError(
             f"a {kind} name begins with a letter, holds letters, digits, spaces and . ' - _ "
             f"and has at most {MAX_NAME} characters, got {name!r}"
@@ -300,66 +303,19 @@ def find_recall(
     )
 
 
-@dataclass(frozen=True)
-class Tag:
-    """`caption[start:end]` tags `name` (None: nobody of that name); `words` stand in prompts."""
-
-    start: int
-    end: int
-    name: str | None
-    words: str
-
-
-def find_tags(caption: str, characters: Iterable[Character]) -> tuple[Tag, ...]:
-    """Every `<Name>` and `@Name` in a caption, in order, in any case.
-
-    What cannot be a name (`<3`, `<lora:x:1>`, `a@b.org`) is no tag at all.
-    """
-    names = {one.name.casefold(): one.name for one in characters}
-    found: list[Tag] = []
-    for match in _TAG.finditer(caption):
-        if match.group(1) is None:
-            tag = _at_tag(caption, match.end(), names)
-            found.append(tag)
-            continue
-        words = match.group(1).strip()
-        if words.casefold() in names or _NAME.fullmatch(words):
-            name = names.get(words.casefold())
-            found.append(Tag(match.start(), match.end(), name, name or words))
-    return tuple(found)
-
-
-def _at_tag(caption: str, start: int, names: dict[str, str]) -> Tag:
-    """The tag whose name begins at `start`, just behind an `@`; the longest known name wins."""
-    best = ""
-    for folded in names:
-        # A name may be longer folded than written, so compare pieces of the written length.
-        piece = caption[start : start + len(names[folded])]
-        after = caption[start + len(piece) : start + len(piece) + 1]
-        if piece.casefold() == folded and len(piece) > len(best) and _word_ends(piece, after):
-            best = piece
-    if best:
-        name = names[best.casefold()]
-        return Tag(start - 1, start + len(best), name, name)
-    word = _WORD.match(caption, start)
-    words = word.group() if word else ""
-    return Tag(start - 1, start + len(words), None, words)
-
-
-def _word_ends(piece: str, after: str) -> bool:
-    if not after or not (after.isalnum() or after == "_"):
-        return True
-    return ord(piece[-1]) >= _FIRST_CJK or ord(after) >= _FIRST_CJK
-
-
 def plain_caption(storyboard: Storyboard, shot: Shot) -> str:
     """The caption without the marks of its tags."""
-    text, done = "", 0
-    for tag in find_tags(shot.caption, storyboard.characters):
+    return plain_words(shot.caption, storyboard.characters)
+
+
+def plain_words(text: str, characters: Iterable[Character]) -> str:
+    """A text without the marks of its tags."""
+    words, done = "", 0
+    for tag in find_tags(text, characters):
         if tag.start >= done:
-            text += shot.caption[done : tag.start] + tag.words
+            words += text[done : tag.start] + tag.words
             done = tag.end
-    return text + shot.caption[done:]
+    return words + text[done:]
 
 
 def video_prompt(storyboard: Storyboard, shot: Shot) -> str:
@@ -368,8 +324,13 @@ def video_prompt(storyboard: Storyboard, shot: Shot) -> str:
     Global text, then the words of `image_prompt`, then motion and camera. A line of plain prose
     in a script without anything else gives exactly its own text.
     """
-    return _joined(
-        [storyboard.global_text, *_picture_words(storyboard, shot), shot.motion, shot.camera]
+    return joined(
+        [
+            plain_words(storyboard.global_text, storyboard.characters),
+            *_picture_words(storyboard, shot),
+            shot.motion,
+            shot.camera,
+        ]
     )
 
 
@@ -378,7 +339,7 @@ def image_prompt(storyboard: Storyboard, shot: Shot) -> str:
 
     The shot's `keyframe_prompt` when it has one; else style, size, location, characters, caption.
     """
-    return shot.keyframe_prompt or _joined(_picture_words(storyboard, shot))
+    return shot.keyframe_prompt or joined(_picture_words(storyboard, shot))
 
 
 def _picture_words(storyboard: Storyboard, shot: Shot) -> list[str]:
@@ -388,8 +349,8 @@ def _picture_words(storyboard: Storyboard, shot: Shot) -> list[str]:
     return [storyboard.style, shot.size, place, *looks, plain_caption(storyboard, shot)]
 
 
-def _joined(parts: Iterable[str]) -> str:
-    """Parts with ", " between them, without a second comma or full stop in a row."""
+def joined(parts: Iterable[str]) -> str:
+    """Parts of a prompt with ", " between them, without a second comma or full stop in a row."""
     text = ""
     for part in (part.strip() for part in parts):
         if text:

@@ -31,6 +31,7 @@ def to_json(storyboard: Storyboard) -> dict[str, Any]:
         "aspect": storyboard.aspect,
         "fps": _plain(storyboard.fps),
         "global": storyboard.global_text,
+        **({"story": storyboard.story} if storyboard.story else {}),
         "characters": {one.name: _character_to_json(one) for one in storyboard.characters},
         "locations": {
             one.name: {"desc": one.description, "refs": list(one.refs)}
@@ -85,6 +86,7 @@ def from_json(value: object) -> Storyboard:
         "aspect": top.take("aspect", _text, ""),
         "fps": top.take("fps", _real, None),
         "global_text": top.take("global", _text, ""),
+        "story": top.take("story", _text, ""),
     }
     top.end()
     return Storyboard(
