@@ -70,17 +70,19 @@ class TinyModels:
 
         from comfy.patcher_extension import WrappersMP
 
+        from .tiny_images import IMAGE_FAMILIES
         from .tiny_models import FAMILIES, tiny_text_encoder, tiny_wan_vae
 
-        tiny = FAMILIES[family]
+        image = IMAGE_FAMILIES.get(family)
+        tiny = image or FAMILIES[family]
         if layers:
             tiny = replace(tiny, unet_config={**tiny.unet_config, "num_layers": layers})
         model = tiny.model(seed)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "note_call", note_call)
         return (
             model,
-            tiny_text_encoder(tiny.text_width, seed),
-            tiny_wan_vae(seed=seed),
+            image.text_encoder(seed=seed) if image else tiny_text_encoder(tiny.text_width, seed),
+            image.vae(seed=seed) if image else tiny_wan_vae(seed=seed),
             tiny.conditioning(1),
             tiny.conditioning(2),
         )
