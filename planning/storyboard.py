@@ -31,18 +31,34 @@ _PAUSES = ".,;:!?…。，；：！？、"
 
 
 class StoryboardError(ValueError):
-    """A storyboard that cannot be used: `problem` says what, `line` and `column` (from 1) where."""
+    """A storyboard that cannot be used: `problem` says what, `line` and `column` (from 1) where.
 
-    def __init__(self, problem: str, line: int | None = None, column: int | None = None) -> None:
+    `field` is the way to the field of the JSON form that is meant, such as ("shots", 0, "seed").
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        line: int | None = None,
+        column: int | None = None,
+        field: tuple[str | int, ...] = (),
+    ) -> None:
         self.problem = problem
         self.line = line
         self.column = column
+        self.field = field
         place = "" if line is None else f"script, line {line}, column {column or 1}: "
         super().__init__(place + problem)
 
     def at(self, line: int, column: int) -> StoryboardError:
         """The same problem with a place in the text, unless it already has one."""
-        return self if self.line is not None else StoryboardError(self.problem, line, column)
+        if self.line is not None:
+            return self
+        return StoryboardError(self.problem, line, column, self.field)
+
+    def of_field(self, field: tuple[str | int, ...]) -> StoryboardError:
+        """The same problem with the way to its field, unless it already has one."""
+        return StoryboardError(self.problem, self.line, self.column, self.field or field)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +188,8 @@ class Storyboard:
                 if one.name.casefold() in taken:
                     raise StoryboardError(
                         f"a name may be used once, but {kind} {one.name!r} is already a "
-                        f"{taken[one.name.casefold()]}"
+                        f"{taken[one.name.casefold()]}",
+                        field=(f"{kind}s", one.name),
                     )
                 taken[one.name.casefold()] = kind
 
@@ -180,22 +197,29 @@ class Storyboard:
         characters = {one.name for one in self.characters}
         locations = {one.name for one in self.locations}
         earlier: dict[str, None] = {}
-        for shot in self.shots:
+        for index, shot in enumerate(self.shots):
             if shot.id in earlier:
-                raise StoryboardError(f"shot ids must differ, got {shot.id!r} twice")
+                raise StoryboardError(
+                    f"shot ids must differ, got {shot.id!r} twice", field=("shots", index, "id")
+                )
             if shot.location is not None and shot.location not in locations:
                 raise StoryboardError(
                     f"shot {shot.id}: location {shot.location!r} is not defined; "
-                    f"defined are {listed(sorted(locations))}"
+                    f"defined are {listed(sorted(locations))}",
+                    field=("shots", index, "location"),
                 )
             for name in shot.characters:
                 if name not in characters:
                     raise StoryboardError(
                         f"shot {shot.id}: character {name!r} is not defined; "
-                        f"defined are {listed(sorted(characters))}"
+                        f"defined are {listed(sorted(characters))}",
+                        field=("shots", index, "characters"),
                     )
             for wanted in shot.recall:
-                find_recall(wanted, earlier, (*self.characters, *self.locations))
+                try:
+                    find_recall(wanted, earlier, (*self.characters, *self.locations))
+                except StoryboardError as error:
+                    raise error.of_field(("shots", index, "recall")) from None
             earlier[shot.id] = None
 
     def character(self, name: str) -> Character:
@@ -346,7 +370,8 @@ def _picture_words(storyboard: Storyboard, shot: Shot) -> list[str]:
     place = storyboard.location(shot.location).description if shot.location else ""
     people = [storyboard.character(name) for name in shot.characters]
     looks = [f"{one.name} ({one.description})" for one in people if one.description]
-    return [storyboard.style, shot.size, place, *looks, plain_caption(storyboard, shot)]
+    words = [storyboard.style, shot.size, place, *looks, shot.caption]
+    return [plain_words(one, storyboard.characters) for one in words]
 
 
 def joined(parts: Iterable[str]) -> str:

@@ -33,6 +33,8 @@ def find_tags(caption: str, characters: Iterable[Character]) -> tuple[Tag, ...]:
 
     What cannot be a name (`<3`, `<lora:x:1>`, `a@b.org`) is no tag at all.
     """
+    if "<" not in caption and "@" not in caption:
+        return ()
     names = {one.name.casefold(): one.name for one in characters}
     found: list[Tag] = []
     for match in _TAG.finditer(caption):
