@@ -73,7 +73,8 @@ class BlankClips:
     What a model was trained to see where nothing is known is the VAE's encoding of grey frames
     behind the known ones. The borders of the picture matter to it, so the whole picture is encoded.
     `start` are the pixels [frames, height, width, 3] that a segment begins with, where they are
-    known as pixels (a start image); a tail is known as a latent only.
+    known as pixels (a start image); a tail is known as a latent only. `end` [1, height, width, 3]
+    is the picture that it ends on, None for most.
 
     Most VAEs look back only and forget: behind the first few grey frames each further one encodes
     to the same bits. Such a clip is encoded as far as that and continued; one of a VAE that does
@@ -81,49 +82,65 @@ class BlankClips:
     """
 
     def __init__(
-        self, vae: VAE, start: torch.Tensor | None = None, files: ClipFiles | None = None
+        self,
+        vae: VAE,
+        start: torch.Tensor | None = None,
+        files: ClipFiles | None = None,
+        end: torch.Tensor | None = None,
     ) -> None:
-        self._vae, self._start, self._files = vae, start, files
+        self._vae, self._start, self._files, self._end = vae, start, files, end
         self._encoded: dict[tuple[int, ...], torch.Tensor] = {}
 
     def grey(self, latent: torch.Tensor) -> torch.Tensor:
         """A copy of the grey clip's latent with the shape, type and device of `latent`."""
-        return self._clip(latent, None)
+        return self._clip(latent, None, None)
 
     def behind_start(self, latent: torch.Tensor) -> torch.Tensor:
         """The start frames with grey behind them, encoded as one clip (core's WanImageToVideo): the
-        VAE carries a little of them into the first grey frames. Grey alone behind a tail."""
-        return self._clip(latent, self._start)
+        VAE carries a little of them into the first grey frames. Grey alone behind a tail. The last
+        frame is the end picture, where there is one (core's WanFirstLastFrameToVideo)."""
+        return self._clip(latent, self._start, self._end)
 
-    def _clip(self, latent: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
-        shape = (0 if start is None else start.shape[0], *latent.shape[2:])
+    def _clip(
+        self, latent: torch.Tensor, start: torch.Tensor | None, end: torch.Tensor | None
+    ) -> torch.Tensor:
+        known = 0 if start is None else start.shape[0]
+        shape = (known, 0 if end is None else 1, *latent.shape[2:])
         if shape not in self._encoded:
-            self._encoded[shape] = self._found(shape, start)
+            self._encoded[shape] = self._found(shape, start, end)
         return self._encoded[shape].to(latent).clone()
 
-    def _found(self, shape: tuple[int, ...], start: torch.Tensor | None) -> torch.Tensor:
+    def _found(
+        self, shape: tuple[int, ...], start: torch.Tensor | None, end: torch.Tensor | None
+    ) -> torch.Tensor:
         if self._files is None:
-            return self._encode(shape, start)
-        key = [list(shape), GREY, start]
+            return self._encode(shape, start, end)
+        key = [list(shape), GREY, start, end]
         clip = self._files.find(key)
         if clip is None:
-            clip = self._encode(shape, start)
+            clip = self._encode(shape, start, end)
             self._files.keep(key, clip)
         return clip
 
-    def _encode(self, shape: tuple[int, ...], start: torch.Tensor | None) -> torch.Tensor:
-        known, latent_frames, height, width = shape
+    def _encode(
+        self, shape: tuple[int, ...], start: torch.Tensor | None, end: torch.Tensor | None
+    ) -> torch.Tensor:
+        known, _, latent_frames, height, width = shape
         pixels = self._vae.spacial_compression_encode()
         stride = self._vae.temporal_compression_decode() or 1
         frames = stride * (latent_frames - 1) + 1
-        clip = torch.full((1, 1, 1, 1), GREY).expand(frames, height * pixels, width * pixels, 3)
+        grey = torch.full((1, 1, 1, 1), GREY).expand(frames, height * pixels, width * pixels, 3)
+        clip = grey
         if start is not None:
             clip = torch.cat((start[:frames].to(clip), clip[start.shape[0] :]))
         settling = -(-known // stride) + SETTLING
-        if settling < latent_frames:
-            encoded = self._vae.encode(clip[: stride * (settling - 1) + 1])
-            last = encoded[:, :, -1:]
-            if bool((encoded[:, :, -SETTLED:] == last).all()):
-                more = last.expand(-1, -1, latent_frames - settling, -1, -1)
-                return torch.cat((encoded, more), dim=2)
-        return self._vae.encode(clip)
+        ending = clip[:0] if end is None else torch.cat((grey[: stride - 1], end.to(grey)))
+        if settling + len(ending) // stride < latent_frames:
+            begun = clip[: stride * (settling - 1) + 1]
+            encoded = self._vae.encode(torch.cat((begun, ending)))
+            last = encoded[:, :, settling - 1 : settling]
+            if bool((encoded[:, :, settling - SETTLED : settling] == last).all()):
+                more = last.expand(-1, -1, latent_frames - encoded.shape[2], -1, -1)
+                return torch.cat((encoded[:, :, :settling], more, encoded[:, :, settling:]), dim=2)
+        whole = clip if end is None else torch.cat((clip[:-1], end.to(clip)))
+        return self._vae.encode(whole)

@@ -26,6 +26,10 @@ class Capabilities:
     `known_latent_frames` is the most clean latent frames that may start a segment, None for any
     number. Every family here keeps them by construction: the first latent frames of a segment are
     the tail it was handed, but for the float rounding of the latent format's scaling.
+    `end_frame`: a segment can end on a picture. `end_known_latent_frames` are the latent frames of
+    such an end that are kept by construction; 0 where the model is shown the picture and draws it.
+    `context` names the weights of this family that see further pictures, see
+    `adapters/wan_context.py`.
     `own_sampler` names the core sampler that the family needs, None for any; `guidance` is false
     where that sampler knows one conditioning only, so that cfg must be 1.
     """
@@ -33,6 +37,8 @@ class Capabilities:
     known_latent_frames: int | None
     known_latent_frames_default: int
     end_frame: bool = False
+    end_known_latent_frames: int = 0
+    context: tuple[str, ...] = ()
     middle_frames: bool = False
     per_frame_timestep: bool = False
     own_sampler: str | None = None
@@ -75,16 +81,24 @@ class Family(Protocol):
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
-        """Turn a latent (b c t h w) whose first `known_latent_frames` (1 or more) are known and
-        whose others are zero into what the sampler is called with."""
+        """Turn a latent (b c t h w) whose first `known_latent_frames` and last
+        `end_known_latent_frames` are known (one of them 1 or more) and whose others are zero into
+        what the sampler is called with.
+
+        A known end is only asked for where `Capabilities.end_frame` is true.
+        """
         ...
 
 
-def frame_mask(latent: torch.Tensor, known_latent_frames: int) -> torch.Tensor:
+def frame_mask(
+    latent: torch.Tensor, known_latent_frames: int, end_known_latent_frames: int = 0
+) -> torch.Tensor:
     """Mask 1 1 t h w for a latent b c t h w: 0 on the known latent frames, 1 on the others."""
     mask = latent.new_ones((1, 1, *latent.shape[2:]))
     mask[:, :, :known_latent_frames] = 0.0
+    mask[:, :, latent.shape[2] - end_known_latent_frames :] = 0.0
     return mask
 
 
@@ -94,6 +108,7 @@ def keep_known(
     negative: Conditioning,
     latent: torch.Tensor,
     known_latent_frames: int,
+    end_known_latent_frames: int = 0,
 ) -> SegmentInputs:
     """The known latent frames kept by the noise mask alone."""
     return SegmentInputs(
@@ -101,7 +116,7 @@ def keep_known(
         positive=positive,
         negative=negative,
         latent=latent,
-        noise_mask=frame_mask(latent, known_latent_frames),
+        noise_mask=frame_mask(latent, known_latent_frames, end_known_latent_frames),
     )
 
 

@@ -83,6 +83,7 @@ class HunyuanVideoReplace:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
         values = {"guiding_frame_index": 0}
         return keep_known(
@@ -121,6 +122,7 @@ class HunyuanVideoConcat:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
         return _concat(model, positive, negative, latent, known_latent_frames)
 

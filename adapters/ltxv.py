@@ -35,6 +35,7 @@ class LTXV:
             known_latent_frames=None,
             known_latent_frames_default=2,
             end_frame=True,
+            end_known_latent_frames=1,
             middle_frames=True,
             per_frame_timestep=True,
             segment_latent_frames=LTXV_LATENT_FRAMES,
@@ -48,5 +49,8 @@ class LTXV:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
-        return keep_known(model, positive, negative, latent, known_latent_frames)
+        return keep_known(
+            model, positive, negative, latent, known_latent_frames, end_known_latent_frames
+        )

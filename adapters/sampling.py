@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,32 +89,38 @@ def sample_segment(
     seed: int,
     callback: StepCallback | None = None,
     dress: Dress | None = None,
+    end: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sample one segment of `shape` (b c t h w) that starts with the latent frames `known`.
 
     `known` (b c k h w) is in the VAE's latent space. Returns the whole segment on the CPU, in
     float32; its first frames are `known` to the bit (a mask keeps them while sampling, but the
-    latent format's scaling rounds, and samplers such as uni_pc end beside it). Interruption raises
-    core's InterruptProcessingException within one step. `dress` puts LoRAs on each expert
+    latent format's scaling rounds, and samplers such as uni_pc end beside it). The last ones are
+    `end` (b c k h w), to the bit as well where the family keeps an end
+    (`Capabilities.end_known_latent_frames`). Interruption raises core's
+    InterruptProcessingException within one step. `dress` puts LoRAs on each expert
     (adapters/lora_switch.py).
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
     latent = torch.zeros(shape, dtype=torch.float32, device="cpu")
     num_known = 0 if known is None else known.shape[2]
-    if known is not None:
-        latent[:, :, :num_known] = known
+    num_end = 0 if end is None else end.shape[2]
+    given = [(slice(num_known), known)]
+    if family.capabilities(model).end_known_latent_frames:
+        given.append((slice(shape[2] - num_end, None), end))
+    _keep(latent, given)
     noise = segment_noise(latent, seed)
     samples, done = latent, 0
     for expert, sigmas in expert_phases(model, settings):
         if done:
             samples = _resume(expert, samples, noise, float(sigmas[0]))
-            samples[:, :, :num_known] = latent[:, :, :num_known]
+            _keep(samples, given)
         dressed, wanted, unwanted = (dress or _plain)(expert, positive, negative)
         inputs = SegmentInputs(
             model=dressed, positive=wanted, negative=unwanted, latent=samples, noise_mask=None
         )
-        if num_known:
-            inputs = family.prepare(dressed, blanks, wanted, unwanted, samples, num_known)
+        if num_known or num_end:
+            inputs = family.prepare(dressed, blanks, wanted, unwanted, samples, num_known, num_end)
         samples = comfy.sample.sample_custom(
             inputs.model,
             noise,
@@ -129,10 +135,17 @@ def sample_segment(
             disable_pbar=True,
             seed=seed,
         )
-        samples = _checked(samples, seed)
+        samples = checked_latent(samples, seed)
         done += len(sigmas) - 1
-    samples[:, :, :num_known] = latent[:, :, :num_known]
+    _keep(samples, given)
     return samples
+
+
+def _keep(latent: torch.Tensor, given: Sequence[tuple[slice, torch.Tensor | None]]) -> None:
+    """Put known latent frames into their places of a latent b c t h w, in place."""
+    for place, frames in given:
+        if frames is not None:
+            latent[:, :, place] = frames
 
 
 def _plain(model: ModelPatcher, positive: Conditioning, negative: Conditioning) -> Dressed:
@@ -183,7 +196,7 @@ def _offset(callback: StepCallback | None, done: int, total: int) -> StepCallbac
     return shifted
 
 
-def _checked(samples: torch.Tensor, seed: int) -> torch.Tensor:
+def checked_latent(samples: torch.Tensor, seed: int) -> torch.Tensor:
     """The sampled latent on the CPU; a NaN is refused before it reaches disk."""
     latent = samples.detach().to(device="cpu", dtype=torch.float32)
     if not bool(torch.isfinite(latent).all()):

@@ -5,6 +5,8 @@ How a tail enters (all of it core's own conditioning):
   after them as in training, and a 4-channel frame mask (`comfy_extras/nodes_wan.py`,
   WanImageToVideo); the same frames are also kept by the noise mask, so that the new frames
   follow the tail itself and not the model's copy of it.
+  An end is shown to the model as in WanFirstLastFrameToVideo: the picture is the last frame behind
+  grey ones, known in the last of the four mask channels only, and the model draws its latent.
 - T2V (no extra channels): masked replacement by the noise mask; core re-noises the known frames
   to the current sigma at each step (`BaseModel.scale_latent_inpaint`).
 - TI2V-5B: the noise mask becomes a per-frame timestep of 0 (`WAN22.process_timestep`).
@@ -28,6 +30,7 @@ from .family import (
     keep_known,
     with_values,
 )
+from .wan_context import CONTEXT_WEIGHTS
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -40,6 +43,14 @@ TI2V_LATENT_FRAMES = 31
 
 MASK_CHANNELS = 4
 """Mask channels of Wan I2V, one for each frame of a latent frame (`WAN21.concat_cond`)."""
+
+
+def ending_mask(mask: torch.Tensor) -> torch.Tensor:
+    """A mask 1 1 t h w with a channel for each frame of a latent frame (1 4 t h w), 0 on the very
+    last frame, too (`comfy_extras/nodes_wan.py`, WanFirstLastFrameToVideo)."""
+    channels = mask.repeat(1, MASK_CHANNELS, 1, 1, 1)
+    channels[:, -1, -1] = 0.0
+    return channels
 
 
 def concat_channels(model: ModelPatcher) -> int:
@@ -62,6 +73,8 @@ class WanText:
             known_latent_frames=None,
             known_latent_frames_default=2,
             end_frame=True,
+            end_known_latent_frames=1,
+            context=tuple(CONTEXT_WEIGHTS),
             middle_frames=True,
             segment_latent_frames=WAN_LATENT_FRAMES,
         )
@@ -74,8 +87,11 @@ class WanText:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
-        return keep_known(model, positive, negative, latent, known_latent_frames)
+        return keep_known(
+            model, positive, negative, latent, known_latent_frames, end_known_latent_frames
+        )
 
 
 @dataclass(frozen=True)
@@ -107,11 +123,13 @@ class WanImage:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
         mask = frame_mask(latent, known_latent_frames)
         image = blanks.behind_start(latent)
         image[:, :, :known_latent_frames] = latent[:, :, :known_latent_frames]
-        values = {"concat_latent_image": image, "concat_mask": mask}
+        shown = mask if not end_known_latent_frames else ending_mask(mask)
+        values = {"concat_latent_image": image, "concat_mask": shown}
         return SegmentInputs(
             model=model,
             positive=with_values(positive, values),
@@ -135,6 +153,7 @@ class WanTextImage:
             known_latent_frames=None,
             known_latent_frames_default=2,
             end_frame=True,
+            end_known_latent_frames=1,
             middle_frames=True,
             per_frame_timestep=True,
             segment_latent_frames=TI2V_LATENT_FRAMES,
@@ -148,8 +167,11 @@ class WanTextImage:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
-        return keep_known(model, positive, negative, latent, known_latent_frames)
+        return keep_known(
+            model, positive, negative, latent, known_latent_frames, end_known_latent_frames
+        )
 
 
 WAN_FAMILIES: tuple[Family, ...] = (WanText(), WanImage(), WanTextImage())

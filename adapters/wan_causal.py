@@ -47,6 +47,7 @@ class WanCausal:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
         prefixed = model.clone()
         options = prefixed.model_options.get("transformer_options", {})

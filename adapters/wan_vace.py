@@ -40,6 +40,7 @@ class WanVace:
             known_latent_frames=None,
             known_latent_frames_default=2,
             end_frame=True,
+            end_known_latent_frames=1,
             middle_frames=True,
             segment_latent_frames=WAN_LATENT_FRAMES,
         )
@@ -52,12 +53,13 @@ class WanVace:
         negative: Conditioning,
         latent: torch.Tensor,
         known_latent_frames: int,
+        end_known_latent_frames: int = 0,
     ) -> SegmentInputs:
         reactive = blanks.grey(latent)
         inactive = blanks.behind_start(latent)
-        inactive[:, :, :known_latent_frames] = latent[:, :, :known_latent_frames]
+        mask = frame_mask(latent, known_latent_frames, end_known_latent_frames)
+        inactive = torch.where(mask == 0.0, latent, inactive)
         frames = torch.cat((inactive, reactive), dim=1)
-        mask = frame_mask(latent, known_latent_frames)
         channels = mask.expand(-1, VACE_MASK_CHANNELS, -1, -1, -1)
         return SegmentInputs(
             model=model,

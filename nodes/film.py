@@ -25,10 +25,19 @@ from ..adapters.fingerprint import (
 from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
 from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
 from ..adapters.text import check_text
+from ..memory.keyframes import Keyframes
 from ..planning.frames import FrameGrid
 from ..planning.script import parse_storyboard
-from ..planning.segments import FilmSettings, Segment, Start, parse_takes, plan_segments
-from ..planning.storyboard import Shot, Storyboard, Transition
+from ..planning.segments import (
+    FilmSettings,
+    PromptOf,
+    Segment,
+    Start,
+    parse_takes,
+    plan_segments,
+)
+from ..planning.storyboard import Shot, Storyboard, Transition, video_prompt
+from .film_keyframes import FilmKeyframes, describe_keyframes, plan_keyframes
 from .film_loras import FilmLoras, film_warnings, plan_loras
 from .film_memory import FilmMemory, plan_memory
 
@@ -38,6 +47,9 @@ if TYPE_CHECKING:
 
 SWITCH_SIGMA = 0.9
 """Where Wan 2.2 I2V was trained to change experts (boundary 0.900; T2V 0.875)."""
+
+SHOT_PROMPTS = ("each shot alone", "the whole story with each shot")
+"""What the widget `shot_prompts` offers; the second are Captain Cinema's tiled captions."""
 
 CFG_LIMIT = 100.0
 """The range of ComfyUI's own cfg widgets."""
@@ -85,6 +97,9 @@ class FilmRequest:
     start_latent_input: str | None
     loras: Any | None
     memory_strength: float | None
+    keyframes: Keyframes | None
+    keyframe_use: str | None
+    shot_prompts: str | None
 
     @property
     def latent_input(self) -> str:
@@ -102,7 +117,8 @@ def film_request(inputs: Mapping[str, Any]) -> FilmRequest:
 class Film:
     """A planned film: nothing is sampled yet, and nothing can be refused any more.
 
-    `fps` is the storyboard's where it says one, else the node's. `warnings` are sentences.
+    `fps` is the storyboard's where it says one, else the node's. `notes` and `warnings` are
+    sentences.
     """
 
     request: FilmRequest
@@ -112,9 +128,11 @@ class Film:
     segments: tuple[Segment, ...]
     fps: float
     parameters: dict[str, Any]
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     loras: FilmLoras = FilmLoras()
     memory: FilmMemory = FilmMemory()
+    keyframes: FilmKeyframes = FilmKeyframes()
 
     def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
         return self.geometry.latent_shape(
@@ -135,6 +153,7 @@ def plan_film(request: FilmRequest) -> Film:
     start, first_known = _check_start(request, capabilities, geometry, family)
     sampler = _sampler_settings(request, capabilities, family)
     storyboard = _storyboard(request)
+    keyframes = plan_keyframes(request, storyboard, family, capabilities)
     fps = storyboard.fps or request.fps
     segments = plan_segments(
         storyboard,
@@ -149,12 +168,17 @@ def plan_film(request: FilmRequest) -> Film:
             first_start=start,
             first_known_latent_frames=first_known,
             takes=parse_takes(request.retakes),
+            keyframes=keyframes.plan,
+            prompt_of=_prompt_of(request),
         ),
     )
     loras = plan_loras(request.loras, storyboard, request.model, request.low_noise_model)
     models = [one for one in (request.model, request.low_noise_model) if one is not None]
     memory, segments = plan_memory(
-        request.memory, request.memory_strength, segments, models, latent_size
+        request.memory, request.memory_strength, segments, models, latent_size, keyframes
+    )
+    notes, warnings = describe_keyframes(
+        keyframes, storyboard, segments, family, capabilities.end_frame
     )
     return Film(
         request=request,
@@ -167,10 +191,16 @@ def plan_film(request: FilmRequest) -> Film:
             **_parameters(request, family, sampler, start),
             **loras.parameters(segments),
             **memory.parameters(),
+            **keyframes.parameters(segments),
         },
-        warnings=film_warnings(storyboard, loras, memory.memory, models),
+        notes=notes,
+        warnings=(
+            *film_warnings(storyboard, loras, memory.memory, models, keyframes.follows),
+            *warnings,
+        ),
         loras=loras,
         memory=memory,
+        keyframes=keyframes,
     )
 
 
@@ -208,11 +238,20 @@ def plan_segment(inputs: Mapping[str, Any]) -> Film:
 def _storyboard(request: FilmRequest) -> Storyboard:
     _check_choice("unmarked_shots", request.unmarked_shots, ("continue", "cut"))
     given: object = request.storyboard
+    if given is None and isinstance(request.keyframes, Keyframes):
+        return request.keyframes.storyboard
     if given is None:
         return parse_storyboard(request.script)
     if not isinstance(given, Storyboard):
         raise ValueError(f"storyboard must come from a Storyboard node, got {type(given).__name__}")
     return given
+
+
+def _prompt_of(request: FilmRequest) -> PromptOf:
+    """How a shot's prompt is made from the storyboard."""
+    chosen = request.shot_prompts or SHOT_PROMPTS[0]
+    _check_choice("shot_prompts", chosen, SHOT_PROMPTS)
+    return video_prompt
 
 
 def _check_choice(name: str, value: str, accepted: Sequence[str]) -> None:

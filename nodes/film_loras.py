@@ -56,11 +56,19 @@ class FilmLoras:
 
 
 def film_warnings(
-    storyboard: Storyboard, loras: FilmLoras, memory: Memory | None, models: Sequence[ModelPatcher]
+    storyboard: Storyboard,
+    loras: FilmLoras,
+    memory: Memory | None,
+    models: Sequence[ModelPatcher],
+    follows: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """What an artist should know before a film is made; a missing memory LoRA is also logged."""
+    """What an artist should know before a film is made; a missing memory LoRA is also logged.
+
+    `follows` are settings of shots that have taken effect elsewhere.
+    """
     missing = warn_of_missing_loras(memory, models)
-    return (*storyboard.warnings, *ignored_settings(storyboard, loras.follows), *missing)
+    ignored = ignored_settings(storyboard, (*loras.follows, *follows))
+    return (*storyboard.warnings, *ignored, *missing)
 
 
 def warn_of_missing_loras(memory: Memory | None, models: Sequence[ModelPatcher]) -> tuple[str, ...]:

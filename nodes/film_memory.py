@@ -11,7 +11,8 @@ import torch
 from ..adapters.attach import attach_memory, can_remember
 from ..adapters.encoders import check_fits
 from ..adapters.family import Conditioning
-from ..adapters.history import HistoryWriter
+from ..adapters.history import HistoryWriter, remember
+from ..adapters.keyframe_latents import start_latent
 from ..adapters.memory_value import HistoryClip, Memory
 from ..adapters.recalled import with_recalled
 from ..adapters.sampling import SamplerSettings
@@ -20,6 +21,7 @@ from ..planning.recall import pinned_segments, segment_starts, with_recall
 from ..planning.segments import Segment
 from ..runs.heap import give_back_freed_memory
 from ..runs.keys import MEMORY
+from .film_keyframes import FilmKeyframes, film_pixels
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -30,10 +32,12 @@ ReadLatent = Callable[[int], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class FilmMemory:
-    """How a film is remembered; `memory` is None for a film that remembers nothing."""
+    """How a film is remembered; `memory` is None for a film that remembers nothing. `keyframes`
+    that are `remembered` stand before the film like references."""
 
     memory: Memory | None = None
     strength: float = 1.0
+    keyframes: FilmKeyframes = FilmKeyframes()
 
     def parameters(self) -> dict[str, Any]:
         """The entry of the run's parameters; none without a memory."""
@@ -49,6 +53,7 @@ def plan_memory(
     segments: Sequence[Segment],
     models: Sequence[ModelPatcher],
     latent_size: tuple[int, int],
+    keyframes: FilmKeyframes,
 ) -> tuple[FilmMemory, tuple[Segment, ...]]:
     """Read the input `memory` and decide what each segment remembers.
 
@@ -73,14 +78,21 @@ def plan_memory(
             f"{latent_size[0] * scale} pixels, got {width * scale} x {height * scale}: set width "
             "and height of the memory encoder"
         )
-    planned = with_recall(segments, given.policy, bool(given.bank.entries))
+    shown = any(entry.shot for entry in given.bank.entries)
+    if keyframes.remembered and shown and segments[0].start == "latent":
+        raise ValueError(
+            "keyframe_use with context through the memory cannot go with a start latent that the "
+            "memory was given, too: choose another keyframe_use, or give the memory references only"
+        )
+    anything = bool(given.bank.entries) or keyframes.remembered
+    planned = with_recall(segments, given.policy, anything)
     if all(segment.recalls is None for segment in planned) and len(planned) > 1:
         raise ValueError(
             "memory must hold something or be allowed to, got an empty one that remembers neither "
             "the first shot nor recent segments: connect references to the memory encoder, or pin "
             "the first shot"
         )
-    return FilmMemory(memory=given, strength=share), planned
+    return FilmMemory(memory=given, strength=share, keyframes=keyframes), planned
 
 
 def check_memory_fits(memory: Memory, model: ModelPatcher) -> None:
@@ -111,19 +123,19 @@ class FilmRecorder:
     ) -> None:
         self._latent_size = latent_size
         self._plan, self._segments, self._read, self._caption = plan, segments, read, caption
+        self._memory: Memory | None = None
         self._writer: HistoryWriter | None = None
         if plan.memory is not None:
             self._starts = segment_starts(segments, plan.memory.policy.stream)
             self._pinned = pinned_segments(segments, plan.memory.policy)
-            self._writer = HistoryWriter(plan.memory, self._clip)
 
     def attach(
         self, segment: Segment, model: ModelPatcher, settings: SamplerSettings
     ) -> tuple[ModelPatcher, SamplerSettings]:
         """The model and its second expert with what the segment remembers."""
-        memory = self._plan.memory
-        if memory is None or self._writer is None or segment.recalls is None:
+        if self._plan.memory is None or segment.recalls is None:
             return model, settings
+        memory = self._begun(self._plan.memory)
         start = self._offset(memory) + self._starts[segment.index]
         bank = self._recalled(memory, segment, start)
         give_back_freed_memory()  # decoding for the small pictures leaves holes
@@ -143,6 +155,42 @@ class FilmRecorder:
         if other is not None:
             settings = replace(settings, low_noise_model=remembering(other))
         return remembering(model), settings
+
+    def _begun(self, given: Memory) -> Memory:
+        """The memory that the film begins with: what it was given, and the film's keyframes."""
+        if self._memory is None:
+            self._memory = remember(given, self._keyframe_clips(given))
+            self._writer = HistoryWriter(self._memory, self._clip)
+        return self._memory
+
+    def _keyframe_clips(self, memory: Memory) -> list[HistoryClip]:
+        """The remembered keyframes in the order of the film, one latent frame each."""
+        if not self._plan.keyframes.remembered:
+            return []
+        scale, clips = memory.vae.spacial_compression_encode(), []
+        height, width = (side * scale for side in self._latent_size)
+        for shot in sorted(self._plan.keyframes.plan.shots):
+            segment = next(one for one in self._segments if one.shot == shot)
+            picture = film_pixels(self._plan.keyframes.picture(shot), height, width)
+            clips.append(
+                HistoryClip(
+                    latents=start_latent(memory.vae, picture),
+                    title=f"keyframe of shot {segment.shot_id}",
+                    shot=0,
+                    start=memory.bank.latent_frames + len(clips),
+                    pinned=True,
+                    text=segment.prompt,
+                    caption=self._states(memory, segment),
+                    frames=picture,
+                )
+            )
+        return clips
+
+    def _states(self, memory: Memory, segment: Segment) -> torch.Tensor | None:
+        """The text states of a segment's prompt, where an encoder reads them."""
+        if not any(encoder.card.caption_dim for encoder in memory.encoders):
+            return None
+        return self._caption(segment)[0][0]
 
     def _recalled(self, memory: Memory, segment: Segment, start: int) -> MemoryBank:
         """What the segment remembers, and what of that its own caption finds."""
@@ -166,10 +214,9 @@ class FilmRecorder:
         return end
 
     def _clip(self, index: int) -> HistoryClip:
-        memory, segment = self._plan.memory, self._segments[index]
+        memory, segment = self._memory, self._segments[index]
         assert memory is not None
         continues = segment.start == "tail"
-        reads_captions = any(encoder.card.caption_dim for encoder in memory.encoders)
         return HistoryClip(
             latents=self._read(index),
             title=f"segment {segment.number}",
@@ -179,5 +226,5 @@ class FilmRecorder:
             handed=segment.known_latent_frames if continues else 0,
             continues=continues,
             text=segment.prompt,
-            caption=self._caption(segment)[0][0] if reads_captions else None,
+            caption=self._states(memory, segment),
         )

@@ -16,6 +16,7 @@ from PIL import Image
 from ..adapters.blank import BlankClips, ClipFiles
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
+from ..adapters.keyframe_latents import end_latent, start_latent
 from ..adapters.sampling import StepCallback, sample_segment
 from ..adapters.text import check_text
 from ..planning.segments import Segment
@@ -28,6 +29,8 @@ from ..runs.render import RenderedSegment, SegmentEvent, render_run
 from ..runs.run import Run
 from .events import announce_segment
 from .film import Film
+from .film_context import ContextPictures
+from .film_keyframes import film_pixels
 from .film_memory import FilmRecorder, ReadLatent
 
 if TYPE_CHECKING:
@@ -120,7 +123,7 @@ def render_film(film: Film, node_id: str) -> RenderedFilm:
 def render_one(film: Film, node_id: str) -> torch.Tensor:
     """The latent b c t h w of a film of one segment, without a run folder."""
     renderer = FilmRenderer(film, node_id, frozenset({0}), _nothing_finished)
-    return renderer.sample(film.segments[0], renderer.first_known())
+    return renderer.sample(film.segments[0], renderer.first_known(film.segments[0]))
 
 
 def _nothing_finished(index: int) -> torch.Tensor:
@@ -139,7 +142,8 @@ def _summary(film: Film, rendered: int) -> str:
         f"{film.request.run_name}: {len(film.segments)} segments, {rendered} rendered, "
         f"{reused} reused from disk"
     )
-    return "\n".join((counts, *(f"Warning, {warning}" for warning in film.warnings)))
+    warnings = (f"Warning, {warning}" for warning in film.warnings)
+    return "\n".join((counts, *film.notes, *warnings))
 
 
 def _announce(
@@ -183,24 +187,24 @@ class FilmRenderer:
         self._recorder = FilmRecorder(
             film.memory, film.segments, read, self._positive, _latent_size(film)
         )
-        files = ClipFiles(clip_folder(), film.parameters["vae"], _write_passing)
-        self._blanks = BlankClips(film.request.vae, files=files)
-        self._start_blanks = BlankClips(film.request.vae, _start_pixels(film), files)
+        self._files = ClipFiles(clip_folder(), film.parameters["vae"], _write_passing)
+        self._blanks = BlankClips(film.request.vae, files=self._files)
+        self._context = ContextPictures(film)
         self._conditioning: dict[str, Conditioning] = {}
         self._progress = comfy.utils.ProgressBar(max(1, len(to_render) * film.sampler.steps))
         self._previewer = latent_preview.get_previewer(
             film.request.model.load_device, film.request.model.get_model_object("latent_format")
         )
 
-    def first_known(self) -> torch.Tensor | None:
-        """The start image's or latent's share of the first segment, b c k h w; encodes it."""
-        request, first = self._film.request, self._film.segments[0]
-        pixels = _start_pixels(self._film)
+    def first_known(self, segment: Segment) -> torch.Tensor | None:
+        """What a start image, a keyframe or a start latent gives a segment, b c k h w; encodes
+        pictures."""
+        request, pixels = self._film.request, self._start_pixels(segment)
         if pixels is not None:
-            return request.vae.encode(pixels).float().cpu()
-        if first.start == "latent":
+            return start_latent(request.vae, pixels)
+        if segment.start == "latent":
             assert request.start_latent is not None
-            return request.start_latent["samples"][:, :, -first.known_latent_frames :].float()
+            return request.start_latent["samples"][:, :, -segment.known_latent_frames :].float()
         return None
 
     def render(self, segment: Segment, known: torch.Tensor | None) -> RenderedSegment:
@@ -214,21 +218,50 @@ class FilmRenderer:
         done = self._progress.current
         settings = replace(film.sampler, low_noise_model=self._loras.low_noise_model)
         model, settings = self._recorder.attach(segment, self._loras.model, settings)
+        positive, negative = self._context.attach(
+            segment, self._positive(segment), self._negative(segment)
+        )
+        end = self._end_pixels(segment)
         latent = sample_segment(
             film.family,
             model,
-            self._start_blanks if segment.start == "image" else self._blanks,
-            self._positive(segment),
-            self._negative(segment),
+            self._blanks_of(segment, end),
+            positive,
+            negative,
             settings,
             film.latent_shape(segment),
             known,
             segment.seed,
             self._step_callback(segment, done),
             self._loras.dress(film.loras.of(segment)),
+            None if end is None else end_latent(film.request.vae, end),
         )
         self._progress.update_absolute(done + film.sampler.steps)
         return latent
+
+    def _blanks_of(self, segment: Segment, end: torch.Tensor | None) -> BlankClips:
+        """Clips of a segment that begins or ends with a picture are its own, all others shared."""
+        start = self._start_pixels(segment)
+        if start is None and end is None:
+            return self._blanks
+        return BlankClips(self._film.request.vae, start, self._files, end)
+
+    def _start_pixels(self, segment: Segment) -> torch.Tensor | None:
+        """The pictures [n, h, w, 3] that a segment begins with, in the film's size."""
+        if segment.start == "image":
+            assert self._film.request.start_image is not None
+            return self._film_pixels(self._film.request.start_image)
+        if segment.start_keyframe is not None:
+            return self._film_pixels(self._film.keyframes.picture(segment.start_keyframe))
+        return None
+
+    def _end_pixels(self, segment: Segment) -> torch.Tensor | None:
+        if segment.end_keyframe is None:
+            return None
+        return self._film_pixels(self._film.keyframes.picture(segment.end_keyframe))
+
+    def _film_pixels(self, pictures: torch.Tensor) -> torch.Tensor:
+        return film_pixels(pictures, self._film.request.height, self._film.request.width)
 
     def report(self, event: SegmentEvent) -> None:
         if event.status == "reused" and self._is_to_render(event.segment):
@@ -302,20 +335,6 @@ class FilmRenderer:
 def _latent_size(film: Film) -> tuple[int, int]:
     """Rows and columns of the film's latents."""
     return film.latent_shape(film.segments[0])[3:]
-
-
-def _start_pixels(film: Film) -> torch.Tensor | None:
-    """The start frames [n, h, w, 3], cropped and scaled to the film's size."""
-    request = film.request
-    if request.start_image is None:
-        return None
-    return comfy.utils.common_upscale(
-        request.start_image[..., :3].movedim(-1, 1),
-        request.width,
-        request.height,
-        "bilinear",
-        "center",
-    ).movedim(1, -1)  # b c h w -> b h w c
 
 
 def _shrunk(picture: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,10 @@ from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
 from ..planning.segments import SEED_RANGE
-from .film import film_request, plan_film
+from .film import SHOT_PROMPTS, film_request, plan_film
+from .film_keyframes import KEYFRAME_USES, START_AND_END
 from .rendering import describe_film, render_film, run_digest
-from .sockets import TL_LORAS, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
+from .sockets import TL_KEYFRAMES, TL_LORAS, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
 from .widgets import (
     NOT_LINKED,
     check_widgets,
@@ -189,6 +190,29 @@ class ARSegmentSampler(io.ComfyNode):
                     tooltip="LoRAs that the script names for single shots and characters.",
                 ),
                 memory_strength_widget(),
+                TL_KEYFRAMES.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="A first picture for each shot, from a keyframe planner or from your "
+                    "own images. Connect it when shots must look as planned.",
+                ),
+                io.Combo.Input(
+                    "keyframe_use",
+                    options=list(KEYFRAME_USES),
+                    default=START_AND_END,
+                    optional=True,
+                    tooltip="Only with keyframes. Take the start frames alone when continued shots "
+                    "freeze at the end; add context when characters change within a shot: through "
+                    "the memory, or for Bernini or Phantom weights by their name.",
+                ),
+                io.Combo.Input(
+                    "shot_prompts",
+                    options=list(SHOT_PROMPTS),
+                    default=SHOT_PROMPTS[0],
+                    optional=True,
+                    tooltip="Choose the second when shots drift apart: each prompt then begins "
+                    "with what the whole story shows. It wants an encoder for long texts.",
+                ),
             ],
             outputs=[
                 TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),
@@ -209,8 +233,10 @@ class ARSegmentSampler(io.ComfyNode):
         run_name: str | None = None,
         retakes: str | None = None,
         storyboard: Any = NOT_LINKED,
+        keyframes: Any = NOT_LINKED,
     ) -> bool | str:
-        return check_widgets(script if storyboard is NOT_LINKED else None, run_name, retakes)
+        is_read = storyboard is NOT_LINKED and keyframes is NOT_LINKED
+        return check_widgets(script if is_read else None, run_name, retakes)
 
     @classmethod
     def fingerprint_inputs(cls, run_name: str, **inputs: Any) -> str:

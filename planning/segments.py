@@ -7,15 +7,18 @@ after the other, and within a chain the segments without the latent frames they 
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .frames import FrameGrid
+from .keyframe_use import KeyframePlan, with_keyframes
 from .storyboard import MAX_FPS, MAX_SECONDS, Shot, Storyboard, video_prompt
 
-Start = Literal["text", "image", "latent", "tail", "memory"]
+Start = Literal["text", "image", "keyframe", "latent", "tail", "memory"]
 Transition = Literal["cut", "continue"]
+
+PromptOf = Callable[[Storyboard, Shot], str]
 
 SEED_RANGE = 1 << 64
 """ComfyUI's seed widgets run from 0 to 2^64 - 1."""
@@ -34,7 +37,9 @@ class Segment:
     """One sampler call. Latent frames count the known ones too; `index` is 0-based.
 
     `recalls` are the indices of the earlier segments that it remembers: None without a memory,
-    empty where the memory holds only what it was given.
+    empty where the memory holds only what it was given. `start_keyframe` and `end_keyframe` are the
+    shots whose keyframes are its first and its last frame, `context_keyframes` those whose
+    keyframes it sees beside, in order of weight.
     """
 
     index: int
@@ -49,6 +54,9 @@ class Segment:
     seed: int
     take: int = 0
     recalls: tuple[int, ...] | None = None
+    start_keyframe: int | None = None
+    end_keyframe: int | None = None
+    context_keyframes: tuple[int, ...] = ()
 
     @property
     def new_latent_frames(self) -> int:
@@ -66,7 +74,8 @@ class FilmSettings:
 
     `segment_latent_frames` is the longest segment the model makes in one call, the known latent
     frames included. `first_known_latent_frames` is 0 for a start from text, 1 for an image.
-    `takes` maps a 0-based segment index to its take.
+    `takes` maps a 0-based segment index to its take. Shots with a keyframe that do not continue the
+    one before start from it, whatever `first_start` says. `prompt_of` writes a shot's prompt.
     """
 
     fps: float
@@ -79,6 +88,8 @@ class FilmSettings:
     first_start: Start
     first_known_latent_frames: int
     takes: Mapping[int, int] = field(default_factory=dict)
+    keyframes: KeyframePlan = KeyframePlan()
+    prompt_of: PromptOf = video_prompt
 
     def __post_init__(self) -> None:
         _require_within("fps", self.fps, MAX_FPS)
@@ -137,7 +148,7 @@ def plan_segments(storyboard: Storyboard, settings: FilmSettings) -> tuple[Segme
                     start=start,
                     latent_frames=known + length,
                     known_latent_frames=known,
-                    prompt=video_prompt(storyboard, shot),
+                    prompt=settings.prompt_of(storyboard, shot),
                     negative=shot.negative,
                     seed=_seed(shot, index, part, take, settings.seed),
                     take=take,
@@ -146,7 +157,7 @@ def plan_segments(storyboard: Storyboard, settings: FilmSettings) -> tuple[Segme
     surplus = sorted(index + 1 for index in settings.takes if index >= len(segments))
     if surplus:
         raise ValueError(f"retakes name segments 1 to {len(segments)} only, got {surplus[0]}")
-    return tuple(segments)
+    return with_keyframes(segments, storyboard, settings.keyframes)
 
 
 def _continues(shot: Shot, shot_index: int, unmarked: Transition) -> bool:
@@ -158,6 +169,8 @@ def _start(
 ) -> tuple[Start, int]:
     if part > 0 or continues:
         return "tail", settings.tail_latent_frames
+    if shot_index in settings.keyframes.shots:
+        return "keyframe", 1
     if shot_index == 0:
         return settings.first_start, settings.first_known_latent_frames
     return "text", 0

@@ -39,6 +39,9 @@ class RenderedSegment:
 RenderSegment = Callable[[Segment, torch.Tensor | None], RenderedSegment]
 """Samples a segment from the latent frames it is handed (None where it is handed none)."""
 
+FirstKnown = Callable[[Segment], torch.Tensor | None]
+"""The latent frames (b c k h w) that a picture or a latent gives a segment, None for none."""
+
 Report = Callable[[SegmentEvent], None]
 
 
@@ -46,14 +49,14 @@ def render_run(
     folder: RunFolder,
     segments: Sequence[Segment],
     render: RenderSegment,
-    first_known: Callable[[], torch.Tensor | None],
+    first_known: FirstKnown,
     report: Report,
 ) -> tuple[Segment, ...]:
     """Render what is missing, changed or damaged; returns the segments that were rendered.
 
-    `first_known` gives the start image's or latent's share (b c k h w) of the first segment, when
-    that is rendered. The folder is written to after every segment; whatever interrupts the loop,
-    even the process being killed, loses at most the segment in flight.
+    `first_known` is asked when a segment is rendered that starts from latent frames which are not
+    the tail of the one before. The folder is written to after every segment; whatever interrupts
+    the loop, even the process being killed, loses at most the segment in flight.
     """
     rendered: list[Segment] = []
     for segment in segments:
@@ -76,14 +79,14 @@ def _render_one(
     folder: RunFolder,
     segment: Segment,
     render: RenderSegment,
-    first_known: Callable[[], torch.Tensor | None],
+    first_known: FirstKnown,
 ) -> None:
     started = time.monotonic()
     known = None
     if segment.start == "tail":
         known = folder.read_segment(segment.index - 1)[:, :, -segment.known_latent_frames :]
     elif segment.known_latent_frames:
-        known = first_known()
+        known = first_known(segment)
     result = render(segment, known)
     statistics = latent_statistics(result.latent, segment.known_latent_frames)
     if segment.start == "tail":

@@ -138,8 +138,23 @@ def test_another_start_image_leaves_the_shots_from_text(tmp_path: Path) -> None:
     assert make(tmp_path, segments, starts={"image": "b"}) == [0]
 
 
+def test_another_keyframe_makes_the_segments_that_use_it(tmp_path: Path) -> None:
+    """Segment 2 starts from one picture, segment 3 ends on another; 4 continues 3."""
+    segments = plan(4, cuts=[1, 2])
+    first = {"1": ["start a"], "2": ["end b"]}
+    make(tmp_path, segments, keyframes=first)
+    assert make(tmp_path, segments, keyframes={**first, "1": ["start c"]}) == [1]
+    again = {"1": ["start c"], "2": ["end d"]}
+    states = plan_run(tmp_path, "film", {**PARAMETERS, "keyframes": again}, segments)
+    assert [state.status for state in states] == ["reused", "reused", "changed", "depends"]
+    assert states[2].reason == "keyframes \"['end b']\" -> \"['end d']\""
+    assert make(tmp_path, segments, keyframes={"1": ["start c"]}) == [2, 3]
+    assert make(tmp_path, segments, keyframes=first) == []  # earlier takes come back
+
+
 def test_every_field_of_a_segment_but_its_place_is_in_the_key(tmp_path: Path) -> None:
     place = {"index", "shot", "shot_id", "chain"}
+    place |= {"start_keyframe", "end_keyframe", "context_keyframes"}  # their pictures count
     segment = plan(1)[0]
     key = folder.segment_keys(PARAMETERS, [segment])
     for field in dataclasses.fields(Segment):
