@@ -114,6 +114,7 @@ def step_tensors(
     low = {
         str(rate): torch.stack([story[f"low.{rate}"][segments] for story, segments in chosen])
         for rate in rates
+        if rate.volume > 1  # a picture that is not made smaller is its latents
     }
     low = {rate: value.float() for rate, value in low.items()}
     if plan.task == "frames":

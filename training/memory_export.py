@@ -34,7 +34,10 @@ convert_wan_transformer_to_diffusers, read backwards)."""
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What the files say of themselves. `base` names the video model, `stem` begins file names."""
+    """What the files say of themselves. `base` names the video model, `stem` begins file names.
+
+    `low_mode` is "pixel" where small pictures were encoded, "latent" where latents were averaged.
+    """
 
     base: str
     stem: str
@@ -42,6 +45,7 @@ class Provenance:
     fps: float
     segment_latents: int
     training: str
+    low_mode: str = "pixel"
 
 
 def lora_factors(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -173,7 +177,7 @@ def _encoder_metadata(encoder: nn.Module, provenance: Provenance) -> dict[str, s
         "address_dim": str(config.address_dim),
         "rope_mode": "history_negative",
         "causal": "1",
-        "lr_mode": "pixel",
+        "lr_mode": provenance.low_mode,
         "memory_t0": "1",
         "stream": "segment",
         "segment_latents": str(provenance.segment_latents),

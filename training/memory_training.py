@@ -45,7 +45,8 @@ class MemoryTrainingConfig:
     """Everything that the result depends on.
 
     `tasks` and `ways` with their shares; `gate` what an encoder's gate begins with (AlayaWorld: 0
-    lets no gradient through).
+    lets no gradient through). `reference_noise` is the highest noise level of what is remembered:
+    pictures that were made are not as clean as those that are trained on.
     """
 
     seed: int = 0
@@ -74,6 +75,7 @@ class MemoryTrainingConfig:
     average_decay: float = 0.998
     gradient_clip: float = 1.0
     threads: int = 1
+    reference_noise: float = 0.0
     shape: StepShape = field(default_factory=StepShape)
 
 
@@ -215,7 +217,18 @@ def draw(
     plan = draw_step(task, config.shape, len(data), data.segments, generator, data.scenes_if_any)
     rates = tuple(Rate.parse(rate) for rate in config.rates)
     tensors = step_tensors(data, plan, rates, generator, empty_caption, config.empty_caption_share)
+    if config.reference_noise:
+        latents = noisy_references(tensors.latents, config.reference_noise, generator)
+        tensors = replace(tensors, latents=latents)
     return DrawnStep(way, plan, tensors, int(generator.integers(2**62)))
+
+
+def noisy_references(latents: Tensor, most: float, generator: np.random.Generator) -> Tensor:
+    """Histories `h s c t h w`, each segment with noise of a level of its own, up to `most`."""
+    levels = torch.from_numpy(generator.uniform(0.0, most, latents.shape[:2])).float()
+    drawn = torch.Generator().manual_seed(int(generator.integers(2**62)))
+    noise = torch.randn(latents.shape, generator=drawn)
+    return torch.lerp(latents, noise, levels[:, :, None, None, None, None])
 
 
 def train(
