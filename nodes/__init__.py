@@ -5,7 +5,7 @@ from typing_extensions import override
 
 from ..adapters.demo_models import WEIGHTS, register_weight_folders
 from ..adapters.encoders import register_encoder_folders
-from . import assembly, budget, demo, lora, memory, sampling, segment, storyboard
+from . import assembly, budget, demo, keyframe_images, lora, memory, sampling, segment, storyboard
 from .routes import register_routes
 
 NODES: list[type[io.ComfyNode]] = [
@@ -16,6 +16,7 @@ NODES: list[type[io.ComfyNode]] = [
     *memory.NODES,
     *budget.NODES,
     *lora.NODES,
+    *keyframe_images.NODES,
     *demo.NODES,
 ]
 

@@ -104,6 +104,10 @@ FROZEN: dict[str, dict[str, list[str]]] = {
         "inputs": ["lora_name", "name", "strength", "used_in", "low_noise_lora", "loras"],
         "outputs": ["TL_LORAS"],
     },
+    "ThroughlineKeyframesFromImages": {
+        "inputs": ["storyboard", "images", "shot_ids"],
+        "outputs": ["TL_KEYFRAMES"],
+    },
     "ThroughlineLoadDemoModels": {"inputs": [], "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"]},
     "ThroughlineLoadMemoryEncoder": {
         "inputs": ["encoder_name"],
