@@ -7,6 +7,7 @@ from ..adapters.demo_models import WEIGHTS, register_weight_folders
 from ..adapters.encoders import register_encoder_folders
 from . import assembly, budget, demo, keyframe_images, lora, memory, sampling, segment, storyboard
 from .routes import register_routes
+from .storyboard_routes import register_storyboard_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *sampling.NODES,
@@ -27,6 +28,7 @@ class ThroughlineExtension(ComfyExtension):
         register_weight_folders()
         register_encoder_folders(WEIGHTS)
         register_routes()
+        register_storyboard_routes()
 
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
