@@ -60,10 +60,11 @@ def golden_squares(count: int) -> Atlas:
 def plan_atlas(count: int, tile_height: int, tile_width: int, unit: int = 16) -> Atlas:
     """The tiling in pixels, its squares stretched to the shape of the largest tile.
 
-    The largest tile is about `tile_height` x `tile_width`; the sides of the canvas are multiples of
-    `unit`, the pixels of a token, and so are all edges where the smallest tile has as many. Of the
-    two ways to turn the tiling it takes the one whose canvas is nearer to a square, which image
-    models know best (our choice). Raises ValueError where the smallest tile would have no pixel.
+    The largest tile has about, and at most, `tile_height` x `tile_width`; the sides of the canvas
+    are multiples of `unit`, the pixels of a token, and so are all edges where the smallest tile has
+    as many. Of the two ways to turn the tiling it takes the one whose canvas is nearer to a square,
+    which image models know best (our choice). Raises ValueError where the smallest tile would have
+    no pixel.
     """
     squares = golden_squares(count)
     turned = _turned(squares)
@@ -106,10 +107,10 @@ def _edges(squares: int, largest: int, pixels: int, unit: int) -> list[int]:
     if step >= unit:
         step -= step % unit
         return [step * edge for edge in range(squares + 1)]
-    whole = max(1, round(squares * pixels / (largest * unit))) * unit
+    whole = max(1, squares * pixels // (largest * unit)) * unit
     if whole < squares:
         raise ValueError(
-            f"an atlas whose largest tile is {largest} times its smallest needs {largest} pixels "
-            f"or more along each side of it, got {pixels}: use fewer pictures"
+            f"an atlas {squares} x its smallest tile needs as many pixels, a multiple of {unit}, got "
+            f"{whole}: use fewer pictures"
         )
     return [edge * whole // squares for edge in range(squares + 1)]

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from .atlas import Atlas
+
 PHI = (1 + math.sqrt(5)) / 2
 
 MOST_LEVELS = 64
@@ -108,12 +110,22 @@ class LeftOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackedAtlas:
+    """Several sources on one canvas, as one reference; `sources` in the order of its tiles."""
+
+    sources: tuple[int, ...]
+    level: int
+    atlas: Atlas
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Packing:
-    """The references in the order of their sources.
+    """The references in the order of their sources, and an atlas behind them where there is one.
 
     `base` is the size of level 0. `bound` is what `tokens` cannot exceed however many references
     there are, phi * t_0 * group size for golden levels from 0 on; infinite for a ratio of 1.
-    `naive_tokens` is what the same references cost when each stands at level 0.
+    `naive_tokens` is what the same sources cost when each stands at level 0.
     """
 
     references: tuple[PackedReference, ...]
@@ -122,6 +134,7 @@ class Packing:
     bound: float
     naive_tokens: int
     left_out: tuple[LeftOut, ...]
+    atlas: PackedAtlas | None = None
 
 
 def golden_levels(
@@ -153,14 +166,7 @@ def pack_references(
     it and never takes more tokens than its level; none is enlarged. Raises ValueError for a target
     smaller than a token.
     """
-    short, long = sorted(side // policy.unit for side in target_size)
-    if short < 1:
-        raise ValueError(
-            f"the target must be {policy.unit} pixels or more on each side, "
-            f"got {target_size[1]} x {target_size[0]}"
-        )
-    depth = policy.first_level + policy.levels
-    levels = golden_levels(short, Fraction(long, short), depth, policy.ratio)
+    levels = policy_levels(target_size, policy)
     references: list[PackedReference] = []
     left_out: list[LeftOut] = []
     naive = 0
@@ -170,8 +176,7 @@ def pack_references(
             left_out.append(placed)
             continue
         references.append(placed)
-        full = _fit(size, levels[0], policy.unit)
-        naive += full[0] * full[1]
+        naive += full_tokens(size, levels[0], policy.unit)
     return Packing(
         references=tuple(references),
         base=levels[0],
@@ -180,6 +185,33 @@ def pack_references(
         naive_tokens=naive,
         left_out=tuple(left_out),
     )
+
+
+def policy_levels(target_size: tuple[int, int], policy: PackingPolicy) -> tuple[GoldenLevel, ...]:
+    """Levels 0 to the last one of the policy, level 0 of the size of the target in pixels.
+
+    Raises ValueError for a target smaller than a token, or so small that it has no first level.
+    """
+    short, long = sorted(side // policy.unit for side in target_size)
+    height, width = target_size
+    if short < 1:
+        raise ValueError(
+            f"the target must be {policy.unit} pixels or more on each side, got {width} x {height}"
+        )
+    depth = policy.first_level + policy.levels
+    levels = golden_levels(short, Fraction(long, short), depth, policy.ratio)
+    if len(levels) <= policy.first_level:
+        raise ValueError(
+            f"first_level must be {len(levels) - 1} or less for {width} x {height}, got "
+            f"{policy.first_level}: nothing would be left"
+        )
+    return levels
+
+
+def full_tokens(size: tuple[int, int], base: GoldenLevel, unit: int) -> int:
+    """What a source (pixels) costs at level 0."""
+    rows, columns = _fit(size, base, unit)
+    return rows * columns
 
 
 def _place(

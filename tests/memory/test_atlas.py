@@ -104,5 +104,5 @@ def test_wide_pictures_are_stacked() -> None:
 def test_what_cannot_be_tiled_is_named() -> None:
     with pytest.raises(ValueError, match="1 picture or more, got 0"):
         golden_squares(0)
-    with pytest.raises(ValueError, match=r"144 times its smallest .* got 100: use fewer pictures"):
+    with pytest.raises(ValueError, match=r"233 x its smallest tile .* got 160: use fewer"):
         plan_atlas(12, 100, 2000)

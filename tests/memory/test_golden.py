@@ -85,7 +85,7 @@ def test_figure_4_exactly() -> None:
 def test_ten_thousand_random_shapes_stay_below_the_bound() -> None:
     draw = random.Random(4)
     for _ in range(10_000):
-        target = (draw.randint(16, 2048), draw.randint(16, 2048))
+        target = (draw.randint(32, 2048), draw.randint(32, 2048))
         policy = PackingPolicy(
             group_size=draw.randint(1, 4),
             levels=draw.randint(1, 12),
@@ -201,3 +201,5 @@ def test_wrong_policies_are_named(values: dict[str, float], message: str) -> Non
 def test_a_target_smaller_than_a_token_is_named() -> None:
     with pytest.raises(ValueError, match="target must be 16 pixels or more .* got 800 x 8"):
         pack_references([(64, 64)], (8, 800), PackingPolicy())
+    with pytest.raises(ValueError, match="first_level must be 3 or less for 100 x 100, got 4"):
+        pack_references([(64, 64)], (100, 100), PackingPolicy(first_level=4))
