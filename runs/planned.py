@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from .keys import segment_key, segment_keys, shared_key
 from .manifest import Manifest
 from .run import SEGMENTS
-from .segment_file import StoredSegment
+from .segment_file import StoredSegment, read_segment_file
 from .states import Found, SegmentState, find_stored, segment_states
 
 if TYPE_CHECKING:
@@ -73,6 +75,16 @@ class RunPlan:
         """What the file of a segment says, None where there is none, or none that is whole."""
         found = self.found[index]
         return found if isinstance(found, StoredSegment) else None
+
+    def latent(self, index: int) -> Tensor:
+        """The latent of a segment that is on disk, [1, c, t, h, w] float32, verified.
+
+        Raises ValueError where it is not there, or no longer whole.
+        """
+        stored = self.stored(index)
+        if stored is None:
+            raise ValueError(f"segment {index + 1} is not on disk")
+        return read_segment_file(self._folder / stored.file)[1]
 
     def _lengths(self) -> list[int]:
         return [segment.latent_frames for segment in self._segments]
