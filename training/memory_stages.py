@@ -335,7 +335,7 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
         return dict(json.loads(file.metadata()["training"]))
 
 
-def check_same_training(checkpoint: Path, phases: Sequence[MemoryTrainingConfig]) -> None:
+def check_same_training(checkpoint: Path, phases: Sequence[Any]) -> None:
     """Raises ValueError when a folder holds a training of other settings than one of these."""
     if not checkpoint.is_file():
         return
@@ -348,7 +348,7 @@ def check_same_training(checkpoint: Path, phases: Sequence[MemoryTrainingConfig]
         )
 
 
-def _difference(stored: dict[str, Any], config: MemoryTrainingConfig) -> str:
+def _difference(stored: dict[str, Any], config: Any) -> str:
     """What a stored training has and the given one has otherwise; nothing when they are the same.
     Settings that are newer than the checkpoint are left out."""
     given = json.loads(json.dumps(dataclasses.asdict(config)))

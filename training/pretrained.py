@@ -122,3 +122,96 @@ class WanCodec:
         mask = given.attention_mask
         states = self.text_encoder(given.input_ids, mask).last_hidden_state
         return (states.float() * mask[..., None]).cpu()
+
+
+FLUX_TEXT_TOKENS = 77
+"""Tokens of the CLIP text encoder (diffusers, FluxPipeline)."""
+
+
+def load_flux(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The frozen transformer of a Flux folder. Raises ValueError for another class."""
+    name = part_class(folder, "transformer")
+    if name != "FluxTransformer2DModel":
+        raise ValueError(
+            "interleaved keyframes are trained on FluxTransformer2DModel, "
+            f"{folder / 'transformer'} holds a {name}"
+        )
+    return (
+        library("diffusers")
+        .FluxTransformer2DModel.from_pretrained(
+            folder,
+            subfolder="transformer",
+            torch_dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+        .to(device)
+    )
+
+
+class FluxCodec:
+    """Pictures to latents in Flux's input space, and captions to what its two encoders give.
+
+    Raises ValueError for a folder of another family.
+    """
+
+    def __init__(
+        self, folder: Path, text_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        name = part_class(folder, "vae")
+        if name != "AutoencoderKL":
+            raise ValueError(
+                f"keyframes are encoded with AutoencoderKL, {folder / 'vae'} holds a {name}"
+            )
+        diffusers, transformers = library("diffusers"), library("transformers")
+        places = {"use_safetensors": True, "local_files_only": True}
+        vae = diffusers.AutoencoderKL.from_pretrained(
+            folder, subfolder="vae", torch_dtype=torch.float32, **places
+        )
+        clip = transformers.CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", dtype=dtype, **places
+        )
+        t5 = transformers.T5EncoderModel.from_pretrained(
+            folder, subfolder="text_encoder_2", dtype=dtype, **places
+        )
+        self.vae, self.clip, self.t5 = (
+            part.to(device).requires_grad_(False) for part in (vae, clip, t5)
+        )
+        self.clip_tokenizer, self.t5_tokenizer = (
+            transformers.AutoTokenizer.from_pretrained(
+                folder, subfolder=part, local_files_only=True
+            )
+            for part in ("tokenizer", "tokenizer_2")
+        )
+        self.text_tokens, self.device = text_tokens, device
+
+    @property
+    def unit(self) -> int:
+        """Pixels along a side of one token: two latent cells."""
+        return 2 * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Latents `n c h w` of pictures `n 3 height width` in -1..1, on the CPU."""
+        encoded = self.vae.encode(pictures.to(self.device)).latent_dist.mode()
+        return ((encoded - self.vae.config.shift_factor) * self.vae.config.scaling_factor).cpu()
+
+    @torch.no_grad()
+    def text(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """T5's states `n text_tokens d` and CLIP's pooled ones `n d`, on the CPU."""
+        ids = self.t5_tokenizer(
+            captions,
+            padding="max_length",
+            max_length=self.text_tokens,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids.to(self.device)
+        states = self.t5(ids).last_hidden_state
+        clip_ids = self.clip_tokenizer(
+            captions,
+            padding="max_length",
+            max_length=FLUX_TEXT_TOKENS,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids.to(self.device)
+        return states.float().cpu(), self.clip(clip_ids).pooler_output.float().cpu()
