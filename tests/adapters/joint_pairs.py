@@ -77,6 +77,7 @@ def slow_sample(
     context: Sequence[Pair] = (),
     sigma: float = 0.6,
     time_step: float = 0.0,
+    first_token: float = 0.0,
 ) -> Tensor:
     """What one step of `sample` must give: the pictures of one sequence [context, pairs]."""
     height, width = noise.shape[2] // 2, noise.shape[3] // 2
@@ -92,8 +93,8 @@ def slow_sample(
         for i, [[text, options]] in enumerate(prompts)
     ]
     with torch.no_grad():
-        said = slow_joint(model.model.diffusion_model, [*context, *made], sees)[len(context) :]
-    denoised = [pair.x - sigma * one for pair, one in zip(made, said, strict=True)]
+        said = slow_joint(model.model.diffusion_model, [*context, *made], sees, first_token)
+    denoised = [pair.x - sigma * one for pair, one in zip(made, said[len(context) :], strict=True)]
     return model.model.process_latent_out(torch.cat(denoised))
 
 

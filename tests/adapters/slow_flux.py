@@ -66,9 +66,12 @@ def time_embedding(value: float) -> Tensor:
     return torch.cat((angles.cos(), angles.sin()))[None]
 
 
-def slow_joint(network: Any, pairs: Sequence[Pair], sees: Any) -> list[Tensor]:
+def slow_joint(
+    network: Any, pairs: Sequence[Pair], sees: Any, first_token: float = 0.0
+) -> list[Tensor]:
     """What the network says of every pair: `sees(q, k)` is whether pair q sees pair k in single
-    blocks. In double blocks a pair sees itself."""
+    blocks. In double blocks a pair sees itself. `first_token` is added to the scores of each pair's
+    first token for its own queries, as a patch of another pack may do."""
     vectors = [_vector(network, pair) for pair in pairs]
     texts = [network.txt_in(pair.text) for pair in pairs]
     pictures = [network.img_in(patches_of(pair.x)) for pair in pairs]
@@ -79,6 +82,8 @@ def slow_joint(network: Any, pairs: Sequence[Pair], sees: Any) -> list[Tensor]:
     ids = torch.cat([torch.zeros(len(text_owner), 3), *(pair.ids for pair in pairs)])
     text, picture = torch.cat(texts, dim=1), torch.cat(pictures, dim=1)
     own = torch.eye(len(pairs), dtype=torch.bool)
+    firsts = torch.cat([torch.arange(n.shape[1]) == 0 for n in (*texts, *pictures)])
+    firsts[len(text_owner) :] = False
     for block in network.double_blocks:
         plain = copy.deepcopy(block)
         plain.modulation = False  # the modulation comes from here, one per token
@@ -87,14 +92,16 @@ def slow_joint(network: Any, pairs: Sequence[Pair], sees: Any) -> list[Tensor]:
             block.txt_mod(_each(vectors, text_owner)),
         )
         pe = network.pe_embedder(ids[None])
-        picture, text = plain(picture, text, vec, pe, attn_mask=_mask(own, owner))
+        mask = _mask(own, owner) + _bias(firsts, owner, first_token)
+        picture, text = plain(picture, text, vec, pe, attn_mask=mask)
     order = torch.argsort(owner, stable=True)  # txt1 img1 txt2 img2 ...
-    owner, ids = owner[order], ids[order]
+    owner, ids, firsts = owner[order], ids[order], firsts[order]
     x = torch.cat((text, picture), dim=1)[:, order]
     seen = torch.tensor([[bool(sees(q, k)) for k in count] for q in count])
     for block in network.single_blocks:
         pe = network.pe_embedder(ids[None])
-        x = block(x, _each(vectors, owner), pe, attn_mask=_mask(seen, owner))
+        mask = _mask(seen, owner) + _bias(firsts, owner, first_token)
+        x = block(x, _each(vectors, owner), pe, attn_mask=mask)
     x = network.final_layer(x, _each(vectors, owner))
     found = []
     for i, pair in enumerate(pairs):
@@ -117,3 +124,7 @@ def _mask(seen: Tensor, owner: Tensor) -> Tensor:
     """An additive n x n mask from what pairs see."""
     free = seen[owner][:, owner]
     return torch.zeros(free.shape).masked_fill(~free, -torch.inf)
+
+
+def _bias(firsts: Tensor, owner: Tensor, value: float) -> Tensor:
+    return value * (firsts[None] & (owner[:, None] == owner[None])).float()
