@@ -73,16 +73,17 @@ def _context(
     return tuple(others[: plan.most_context])
 
 
-def _closeness(storyboard: Storyboard, shot: int, other: int) -> tuple[bool, int, bool, int]:
+def _closeness(storyboard: Storyboard, shot: int, other: int) -> tuple[bool, bool, int, bool, int]:
     """How much the keyframe of `other` says about `shot`, to be compared.
 
-    What the script recalls by hand first, then who is in both, then the same place, then the
-    nearest in the film (our choice; the paper ranks by meaning, see memory/retrieval.py, and does
-    not say how its video model orders keyframes).
+    Its own first, then what the script recalls by hand, then who is in both, then the same place,
+    then the nearest in the film (our choice; the paper ranks by meaning, see memory/retrieval.py,
+    and does not say how its video model orders keyframes).
     """
     here, there = storyboard.shots[shot], storyboard.shots[other]
     same_place = here.location is not None and here.location == there.location
     return (
+        shot == other,
         there.id in here.recall,
         len(set(here.characters) & set(there.characters)),
         same_place,
