@@ -110,7 +110,7 @@ def _edges(squares: int, largest: int, pixels: int, unit: int) -> list[int]:
     whole = max(1, squares * pixels // (largest * unit)) * unit
     if whole < squares:
         raise ValueError(
-            f"an atlas {squares} x its smallest tile needs as many pixels, a multiple of {unit}, got "
+            f"an atlas {squares} x its smallest tile needs as many pixels, in steps of {unit}, got "
             f"{whole}: use fewer pictures"
         )
     return [edge * whole // squares for edge in range(squares + 1)]

@@ -108,7 +108,8 @@ def _split(
     sources: Iterable[int], sizes: Sequence[tuple[int, int]], unit: int
 ) -> tuple[list[int], list[int]]:
     """The sources that are a token or more on each side, and the others."""
-    usable, small = [], []
+    usable: list[int] = []
+    small: list[int] = []
     for source in sources:
         (usable if min(sizes[source]) >= unit else small).append(source)
     return usable, small

@@ -86,9 +86,9 @@ def test_pinned_references_do_not_join() -> None:
         merge_left_over(packing, [MEGAPIXEL] * 3, MEGAPIXEL, policy)
 
 
-def test_three_thousand_random_shapes_stay_below_the_bound() -> None:
+def test_a_thousand_random_shapes_stay_below_the_bound() -> None:
     draw = random.Random(5)
-    for _ in range(3_000):
+    for _ in range(1_000):
         target = (draw.randint(64, 2048), draw.randint(64, 2048))
         sizes = [(draw.randint(8, 3000), draw.randint(8, 3000)) for _ in range(draw.randint(1, 20))]
         policy = PackingPolicy(
