@@ -41,12 +41,15 @@ from .world import (
     PLACE_WORDS,
     POSITIONS,
     RING_WIDTH,
+    SHEET_POSITION,
     caption_of,
 )
 
 SHOTS = 64  # of a step, half of them hold and half ask
 PLACES, PEOPLE = 3, 3  # of a step: few, so that each is seen often
 EMPTY_SHARE = 0.15
+SHEET_SHARE = 0.15
+NO_PLACE = len(PLACE_WORDS)  # a sheet's
 CELL = 16  # px of a cell of the keyframe encoder: one token of the demo model
 FIGURE_ROWS = (2, 3)
 """Rows of cells that a figure fills: 28 to 60 px. Of the row above it has the top of the head."""
@@ -69,7 +72,7 @@ class Keyframes:
 
 
 def draw_keyframes(text: DemoTextModel, generator: np.random.Generator, count: int) -> Keyframes:
-    """Random captions in a few places, and what their first frames show."""
+    """Random captions in a few places, and what their first frames show; some are of sheets."""
     tokenizer = DemoTokenizer(build_vocabulary())
     words = generator.permutation(len(PLACE_WORDS))[:PLACES]
     people = generator.permutation(len(CHARACTER_NAMES))[:PEOPLE]
@@ -77,13 +80,17 @@ def draw_keyframes(text: DemoTextModel, generator: np.random.Generator, count: i
     for _ in range(count):
         word, who = int(generator.choice(words)), int(generator.choice(people))
         position = str(generator.choice(list(POSITIONS)))
-        empty = generator.uniform() < EMPTY_SHARE
+        empty, sheet = generator.uniform() < EMPTY_SHARE, generator.uniform() < SHEET_SHARE
         start = int(generator.integers(NUM_POSES))
         end = (start + int(generator.integers(-MAX_TURN, MAX_TURN + 1))) % NUM_POSES
         name = None if empty else CHARACTER_NAMES[who]
         caption = caption_of(PLACE_WORDS[word], name, None if empty else position, start, end)
+        one = (word, -1 if empty else who, POSITIONS[position] // CELL, start)
+        if sheet:
+            caption = CHARACTER_NAMES[who]
+            one = (NO_PLACE, who, POSITIONS[SHEET_POSITION] // CELL, 0)
         ids.append(tokenizer.padded(tokenizer.ids(caption)))
-        shown.append((word, -1 if empty else who, POSITIONS[position] // CELL, start))
+        shown.append(one)
     with torch.no_grad():
         states = text(torch.tensor(ids)).float()
     return Keyframes(states, *torch.tensor(shown).unbind(1))

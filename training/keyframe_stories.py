@@ -1,4 +1,5 @@
-"""Keyframes of the procedural world's stories: the first frame of every shot, encoded alone.
+"""Keyframes of the procedural world's stories: the first frame of every shot, encoded alone, and a
+sheet of every character, as an artist draws one: the figure on plain grey, under its name alone.
 
 In the form that `memory_data` reads, with segments of one latent frame. A picture as whole as its
 latents needs no small copy, so that `low.RATE` is left out. So are the captions' words, by which
@@ -19,8 +20,8 @@ from .vae_network import encode_clip
 from .vae_training import clip_tensor
 from .video_data import encoder_digest
 from .video_network import build_vocabulary
-from .world import Split, Story, refuse_held_out
-from .world_rendering import render
+from .world import Split, Story, refuse_held_out, sheet_caption
+from .world_rendering import render, render_sheet
 
 SHAPES = (
     StoryShape(characters=2, empty_share=0.1),
@@ -36,13 +37,17 @@ def keyframe_story(seed: int, split: Split = Split.TRAINING) -> Story:
 
 @torch.no_grad()
 def encode_keyframes(vae: nn.Module, text: DemoTextModel, story: Story) -> dict[str, Tensor]:
-    """`latents` s c 1 h w in the model's input space and `text` s n d of a story's shots."""
+    """A story's shots and, behind them, its characters' sheets: `latents` s c 1 h w in the model's
+    input space and `text` s n d."""
     import comfy.latent_formats
 
-    pictures = torch.stack([clip_tensor(render(story, shot, 0, 1)) for shot in story.shots])
+    frames = [render(story, shot, 0, 1) for shot in story.shots]
+    frames += [render_sheet(character) for character in story.characters]
+    captions = (*story.captions, *(sheet_caption(character) for character in story.characters))
+    pictures = torch.stack([clip_tensor(frame) for frame in frames])
     latents = comfy.latent_formats.Wan21().process_in(encode_clip(vae, pictures))
     tokenizer = DemoTokenizer(build_vocabulary())
-    ids = [tokenizer.padded(tokenizer.ids(caption)) for caption in story.captions]
+    ids = [tokenizer.padded(tokenizer.ids(caption)) for caption in captions]
     return {"latents": latents.half(), "text": text(torch.tensor(ids)).half()}
 
 

@@ -22,6 +22,7 @@ from .world import (
     draw_character,
     draw_place,
     seeded_generator,
+    shot_caption,
 )
 
 SHOTS = 12
@@ -76,3 +77,20 @@ def returns(story: Story) -> tuple[int, ...]:
         for i, who in enumerate(cast)
         if who is not None and who in cast[:i] and who not in cast[max(0, i - LEAST_AWAY) : i]
     )
+
+
+def story_script(story: Story) -> str:
+    """The story in the storyboard's text form: names and places are defined without a look."""
+    names = [character.name for character in story.characters]
+    lines = [f"@{name} =" for name in names]
+    lines += [f"#{place.word} =" for place in story.places]
+    scene, before = 0, None
+    for shot in story.shots:
+        if shot.place != before:
+            scene, before = scene + 1, shot.place
+            lines.append(f"== Scene {scene} #{story.places[shot.place].word} ==")
+        caption = shot_caption(story, shot)
+        for name in names:
+            caption = caption.replace(name, f"<{name}>")
+        lines.append(caption)
+    return "\n".join(lines)

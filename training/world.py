@@ -53,6 +53,7 @@ POSITIONS = {
     "centre": 24,
     "right": 40,
 }  # px, left edge of the figure, on the latent grid
+SHEET_POSITION = "centre"  # of a figure on its character sheet
 
 Colour = tuple[float, float, float]  # red, green, blue in 0..1
 
@@ -208,6 +209,11 @@ def shot_caption(story: Story, shot: Shot) -> str:
     name = None if shot.character is None else story.characters[shot.character].name
     word = story.places[shot.place].word
     return caption_of(word, name, shot.position, shot.from_pose, shot.to_pose)
+
+
+def sheet_caption(character: Character) -> str:
+    """The caption of a character sheet: the name and nothing else."""
+    return character.name
 
 
 def script_line(caption: str, frames: int) -> str:

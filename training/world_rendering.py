@@ -13,6 +13,7 @@ from .world import (
     POSE_STEP,
     POSITIONS,
     RING_WIDTH,
+    SHEET_POSITION,
     Character,
     Place,
     Shot,
@@ -24,6 +25,7 @@ from .world import (
 
 Frames = NDArray[np.uint8]  # t h w c
 SKY_FADE = 0.12  # how much darker the top of the sky is than the horizon
+SHEET_GREY = 0.75  # of the plain ground of a character sheet
 FLOOR_BAND = 0.05  # amplitude of the one soft light band that goes round the floor
 
 
@@ -103,6 +105,16 @@ def render_take(take: Take, start: int = 0, stop: int | None = None) -> Frames:
         area = target[top : top + FIGURE_SIZE[0], left : left + FIGURE_SIZE[1]]
         area[mask] = painted[mask]
     return frames
+
+
+def render_sheet(character: Character) -> Frames:
+    """A character sheet, one frame `1 h w c`: the figure as it stands, on plain grey."""
+    sheet = np.full((1, FRAME_SIZE, FRAME_SIZE, 3), round(SHEET_GREY * 255), dtype=np.uint8)
+    colours, mask = figure(character)
+    left = POSITIONS[SHEET_POSITION]
+    area = sheet[0, FIGURE_TOP : FIGURE_TOP + FIGURE_SIZE[0], left : left + FIGURE_SIZE[1]]
+    area[mask] = np.round(colours[mask] * 255).astype(np.uint8)
+    return sheet
 
 
 def render(story: Story, shot: Shot, start: int = 0, stop: int | None = None) -> Frames:
