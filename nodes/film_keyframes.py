@@ -178,10 +178,10 @@ def describe_keyframes(
     started = sum(segment.start_keyframe is not None for segment in segments)
     ended = sum(segment.end_keyframe is not None for segment in segments)
     context = max((len(segment.context_keyframes) for segment in segments), default=0)
-    counts = f"keyframes: {started} shots start from theirs, {ended} segments end on one"
+    counts = f"keyframes used: {started} as start frame, {ended} as end frame"
     if context:
-        how = "in the memory" if film.weights is None else f"as {film.weights.name} context"
-        counts += f", up to {context} {how}"
+        how = "the memory" if film.weights is None else film.weights.name
+        counts += f", up to {context} as context through {how}"
     warnings = []
     unused = _ids(storyboard, unused_keyframes(segments, film.plan))
     if unused:

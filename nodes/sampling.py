@@ -210,8 +210,8 @@ class ARSegmentSampler(io.ComfyNode):
                     options=list(SHOT_PROMPTS),
                     default=SHOT_PROMPTS[0],
                     optional=True,
-                    tooltip="Choose the second when shots drift apart: each prompt then begins "
-                    "with what the whole story shows. It wants an encoder for long texts.",
+                    tooltip="Choose the second when shots of a scene drift apart: each prompt then "
+                    "begins with what all of them share. It wants an encoder for long texts.",
                 ),
             ],
             outputs=[
