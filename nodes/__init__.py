@@ -5,7 +5,18 @@ from typing_extensions import override
 
 from ..adapters.demo_models import WEIGHTS, register_weight_folders
 from ..adapters.encoders import register_encoder_folders
-from . import assembly, budget, demo, keyframe_images, lora, memory, sampling, segment, storyboard
+from . import (
+    assembly,
+    budget,
+    demo,
+    keyframe_images,
+    keyframes,
+    lora,
+    memory,
+    sampling,
+    segment,
+    storyboard,
+)
 from .routes import register_routes
 from .storyboard_routes import register_storyboard_routes
 
@@ -17,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     *memory.NODES,
     *budget.NODES,
     *lora.NODES,
+    *keyframes.NODES,
     *keyframe_images.NODES,
     *demo.NODES,
 ]

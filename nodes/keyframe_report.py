@@ -1,0 +1,91 @@
+"""What the keyframe planner says: per shot what it recalled, why, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..memory.retrieval import Ranked
+from ..planning.keyframe_prompts import LONGEST_PROMPT, estimated_tokens
+from ..planning.keyframes import KeyframeSegment
+from .keyframe_ways import Arranged
+from .recall_report import LeftOut
+
+if TYPE_CHECKING:
+    from .keyframe_plan import Story
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotReport:
+    """One keyframe: what it is shown (None: not decided yet), what the drift gate left out for it,
+    and what became of it."""
+
+    segment: KeyframeSegment
+    arranged: Arranged | None
+    drifted: tuple[LeftOut, ...]
+    outcome: str
+
+
+def said_of(ranked: Ranked) -> str:
+    """Why a picture was chosen, with the parts of its score that count."""
+    parts = {
+        "picture": ranked.picture,
+        "text": ranked.text,
+        "characters": ranked.characters,
+        "place": ranked.location,
+        "recency": ranked.recency,
+    }
+    counted = [f"{name} {value:.2f}" for name, value in parts.items() if value]
+    return f"{ranked.why}, score {ranked.score:.2f}: {', '.join(counted) or 'nothing in common'}"
+
+
+def story_report(story: Story, shots: Sequence[ShotReport], made: int) -> str:
+    """One line for the whole, a paragraph for every shot, one line for every warning."""
+    on_disk = sum(1 for shot in shots if shot.outcome == "on disk")
+    lines = [
+        f"{story.request.run_name}: {len(shots)} keyframes, {made} made now, {on_disk} on disk",
+        f"{story.family.name}, {story.way.name}",
+    ]
+    if story.way.most:
+        lines.append(f"recall: {story.recaller.scorer}")
+    for shot in shots:
+        lines += _shot_lines(shot)
+    return "\n".join([*lines, *(f"Warning, {warning}" for warning in story.warnings)])
+
+
+def _shot_lines(shot: ShotReport) -> Iterator[str]:
+    segment, arranged = shot.segment, shot.arranged
+    yield f"{segment.shot_id}: {shot.outcome}, seed {segment.seed}"
+    if arranged is None:
+        return
+    yield f"  {_seen(arranged)}"
+    yield from (f"  {sentence}" for sentence in arranged.left_out)
+    for one in shot.drifted:
+        yield (
+            f"  {one.id} is left out: {one.character} has drifted by {one.drift.percent:.0f} % "
+            f"from {one.anchor}"
+        )
+    tokens = estimated_tokens(segment.prompt)
+    if tokens > LONGEST_PROMPT:
+        yield (
+            f"  Warning, the prompt has about {tokens} tokens and may be cut off: text encoders "
+            f"read {LONGEST_PROMPT}"
+        )
+
+
+def _seen(arranged: Arranged) -> str:
+    if not arranged.sources:
+        return "sees no other picture"
+    pictures = [
+        f"{source.name} at {width} x {height} ({source.why})"
+        for source, (height, width) in zip(arranged.sources, arranged.sizes, strict=True)
+    ]
+    text = f"sees {'; '.join(pictures)}: {arranged.tokens} tokens"
+    packing = arranged.packing
+    if packing is None or not packing.naive_tokens:
+        return text
+    share = round(100 * arranged.tokens / packing.naive_tokens)
+    bound = "" if math.isinf(packing.bound) else f", never above {packing.bound:.0f}"
+    return f"{text}{bound}, {share} % of {packing.naive_tokens} at full size"

@@ -1,0 +1,386 @@
+"""The ways in which reference pictures enter a keyframe: as a list of golden sizes, tiled into one
+picture, as a video model's memory, or as context of keyframes that are made together.
+
+What a keyframe is shown is arranged in ints first (`arrange`), then made (`inputs`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import comfy.utils
+import torch
+
+from ..adapters.family import Conditioning
+from ..adapters.flux_joint import join_prompts
+from ..adapters.image_family import ImageCapabilities, ImageFamily, ImageInputs
+from ..adapters.references import packed_pictures
+from ..adapters.video_images import PictureClip, VideoImages, reference_tokens
+from ..memory.golden import Packing, PackingPolicy, pack_references, policy_levels
+from ..memory.golden_atlas import pack_atlas
+from ..planning.keyframe_prompts import Reference
+from ..planning.keyframes import ShownReference
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
+
+    from .keyframe_plan import KeyframeRequest
+
+AUTOMATIC, ATLAS, JOINT, NONE = "automatic", "atlas", "joint (Flux.1-dev)", "none"
+MODES = (AUTOMATIC, ATLAS, JOINT, NONE)
+
+TOGETHER = 4
+"""Shots that the joint mode makes at once: the group of the paper's figure 4 (design, 2.3)."""
+
+MOST_WITHOUT_ADVICE = 6
+"""References where a family advises no number: three golden levels of two (design, 9.3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A picture that a keyframe may be shown: the keyframe of a shot (0-based), or a file's.
+
+    `text` are the words it was made from; `shows` what is seen on it; `why` it was chosen.
+    """
+
+    shot: int | None
+    name: str
+    digest: str
+    height: int
+    width: int
+    text: str
+    shows: Reference
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """What one keyframe is shown, in pixels and tokens.
+
+    `offered` are the chosen pictures, best first, `sources` those that are shown, in the model's
+    order, `sizes` (height, width) what they are shown at. `packing` counts the offered ones; it is
+    None for memory, whose pictures all have the keyframe's size. `left_out` are sentences about
+    chosen pictures that are not shown.
+    """
+
+    offered: tuple[Source, ...] = ()
+    sources: tuple[Source, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    tokens: int = 0
+    packing: Packing | None = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> tuple[ShownReference, ...]:
+        return tuple(
+            ShownReference(source.shot, source.digest, height, width)
+            for source, (height, width) in zip(self.sources, self.sizes, strict=True)
+        )
+
+
+class Pictures(Protocol):
+    """What a way asks of the one who draws."""
+
+    def picture(self, source: Source) -> torch.Tensor:
+        """The picture [1, h, w, 3] in 0..1."""
+        ...
+
+    def latent(self, source: Source) -> torch.Tensor | None:
+        """The latent 1 c 1 h w of a finished keyframe, None for a file."""
+        ...
+
+    def encode(self, text: str, pictures: Sequence[torch.Tensor]) -> Conditioning: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One sampler call: the prompts of its shots and what they are shown together.
+
+    `negatives` is None where no guidance is used. `strength` 0..1 is how much a memory counts.
+    """
+
+    model: ModelPatcher
+    prompts: tuple[str, ...]
+    negatives: tuple[str, ...] | None
+    arranged: Arranged
+    strength: float = 1.0
+
+
+class Way(Protocol):
+    """How references enter. `most` are the pictures that a keyframe is shown, `together` the shots
+    of one sampler call; `name` is part of every keyframe's key."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def most(self) -> int: ...
+
+    @property
+    def together(self) -> int: ...
+
+    def arrange(self, sources: Sequence[Source]) -> Arranged:
+        """Chosen pictures, best first, as the model gets them."""
+        ...
+
+    def spoken(self, arranged: Arranged) -> tuple[Reference, ...]:
+        """The references as a prompt may number them."""
+        ...
+
+    def inputs(self, drawn: Drawn, pictures: Pictures) -> ImageInputs: ...
+
+
+def way_of(request: KeyframeRequest, family: ImageFamily) -> Way:
+    """The way of the widgets `reference_mode`, `references`, `group_size`, `levels`, `first_level`
+    and `least_side`. Raises ValueError naming the widget and the family's cap."""
+    mode, capabilities = request.reference_mode, family.capabilities(request.model)
+    target = (request.height, request.width)
+    if mode == NONE or capabilities.most_references == 0:
+        return NoReferences(family)
+    most = _most(request, family, capabilities)
+    if isinstance(family, VideoImages):
+        if mode == ATLAS:
+            raise ValueError(
+                f"reference_mode '{ATLAS}' is for models that take references as pictures, "
+                f"{family.name} remembers them: choose '{AUTOMATIC}'"
+            )
+        assert family.memory is not None
+        return Remembered(family, most, target, _latent_size(family, request))
+    policy = _policy(request, capabilities, most, target)
+    if mode == JOINT:
+        together = request.group_size or TOGETHER
+        return Together(family, request.vae, policy, target, together=together)
+    if mode == ATLAS:
+        return Tiled(family, request.vae, policy, target)
+    return Listed(family, request.vae, policy, target)
+
+
+def _most(request: KeyframeRequest, family: ImageFamily, capabilities: ImageCapabilities) -> int:
+    cap = capabilities.most_references
+    if request.reference_mode == ATLAS:
+        return request.references or MOST_WITHOUT_ADVICE
+    if cap is not None and request.references > cap:
+        raise ValueError(
+            f"references must be at most {cap} for {family.name}, got {request.references}"
+        )
+    return request.references or capabilities.advised_references or MOST_WITHOUT_ADVICE
+
+
+def _latent_size(family: VideoImages, request: KeyframeRequest) -> tuple[int, int]:
+    shape = family.latent_shape(request.model, request.height, request.width)
+    return shape[-2], shape[-1]
+
+
+def _policy(
+    request: KeyframeRequest,
+    capabilities: ImageCapabilities,
+    most: int,
+    target: tuple[int, int],
+) -> PackingPolicy:
+    """The widgets as a policy; the joint mode's own group is level 0, so its context follows."""
+    joint = request.reference_mode == JOINT
+    first = request.first_level + (1 if joint else 0)
+    least = request.least_side or (0 if joint else capabilities.least_side)
+    group = request.group_size or (
+        TOGETHER if joint else _group_size(most, target, capabilities.unit, request, least)
+    )
+    return PackingPolicy(
+        group_size=group,
+        levels=request.levels,
+        first_level=first,
+        least_side=least,
+        most_references=most,
+        unit=capabilities.unit,
+    )
+
+
+def _group_size(
+    most: int, target: tuple[int, int], unit: int, request: KeyframeRequest, least: int
+) -> int:
+    """The smallest group with which `most` references fit into the levels that are large enough.
+
+    At 1024 x 1024 that gives the presets of the design (9.3): 3 levels of 2 for Flux.2 dev, 3 of 1
+    for Qwen-Image-Edit.
+    """
+    policy = PackingPolicy(levels=request.levels, first_level=request.first_level, unit=unit)
+    depth = policy_levels(target, policy)[request.first_level :]
+    usable = sum(1 for size in depth if size.short * unit >= least)
+    return math.ceil(most / max(1, usable))
+
+
+@dataclass(frozen=True, eq=False)
+class NoReferences:
+    """Every keyframe from its words alone."""
+
+    family: ImageFamily
+    name: str = "no references"
+    most: int = 0
+    together: int = 1
+
+    def arrange(self, sources: Sequence[Source]) -> Arranged:
+        return Arranged()
+
+    def spoken(self, arranged: Arranged) -> tuple[Reference, ...]:
+        return ()
+
+    def inputs(self, drawn: Drawn, pictures: Pictures) -> ImageInputs:
+        positive, negative = _encoded(drawn, pictures, (), ())
+        return self.family.with_references(drawn.model, positive, negative, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Each reference at its own golden size, as one of the model's reference latents."""
+
+    family: ImageFamily
+    vae: VAE
+    policy: PackingPolicy
+    target: tuple[int, int]
+    name: str = "reference list"
+    together: int = 1
+
+    @property
+    def most(self) -> int:
+        assert self.policy.most_references is not None
+        return self.policy.most_references
+
+    def arrange(self, sources: Sequence[Source]) -> Arranged:
+        sizes = [(one.height, one.width) for one in sources]
+        return _arranged(sources, pack_references(sizes, self.target, self.policy))
+
+    def spoken(self, arranged: Arranged) -> tuple[Reference, ...]:
+        return tuple(source.shows for source in arranged.sources)
+
+    def inputs(self, drawn: Drawn, pictures: Pictures) -> ImageInputs:
+        packing = drawn.arranged.packing
+        assert packing is not None
+        offered = [pictures.picture(source) for source in drawn.arranged.offered]
+        shown = packed_pictures(offered, packing)
+        beside = shown if self.family.capabilities(drawn.model).negative_references else []
+        positive, negative = _encoded(drawn, pictures, shown, beside)
+        latents = [self.family.encode_reference(self.vae, picture) for picture in shown]
+        return self.family.with_references(drawn.model, positive, negative, latents)
+
+
+@dataclass(frozen=True, eq=False)
+class Tiled(Listed):
+    """All references tiled without a gap into one picture, the best one largest."""
+
+    name: str = "atlas"
+
+    def arrange(self, sources: Sequence[Source]) -> Arranged:
+        sizes = [(one.height, one.width) for one in sources]
+        return _arranged(sources, pack_atlas(sizes, self.target, self.policy))
+
+    def spoken(self, arranged: Arranged) -> tuple[Reference, ...]:
+        """One picture that shows what all of them show."""
+        shown = [source.shows for source in arranged.sources]
+        if not shown:
+            return ()
+        people = dict.fromkeys(name for one in shown for name in one.characters)
+        place = next((one.location for one in shown if one.location is not None), None)
+        return (Reference(characters=tuple(people), location=place),)
+
+
+@dataclass(frozen=True, eq=False)
+class Together(Listed):
+    """Shots in one batch that see one another; what was made before is context of golden sizes."""
+
+    name: str = "joint"
+    together: int = TOGETHER
+
+    def spoken(self, arranged: Arranged) -> tuple[Reference, ...]:
+        return ()
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """References as a video model's memory: keyframes as they were sampled, in story order."""
+
+    family: VideoImages
+    most: int
+    target: tuple[int, int]
+    latent_size: tuple[int, int]
+    name: str = "memory"
+    together: int = 1
+
+    def arrange(self, sources: Sequence[Source]) -> Arranged:
+        ordered = sorted(sources, key=lambda one: -1 if one.shot is None else one.shot)
+        assert self.family.memory is not None
+        return Arranged(
+            offered=tuple(sources),
+            sources=tuple(ordered),
+            sizes=(self.target,) * len(ordered),
+            tokens=reference_tokens(self.family.memory, len(ordered), self.latent_size),
+        )
+
+    def spoken(self, arranged: Arranged) -> tuple[Reference, ...]:
+        return ()
+
+    def inputs(self, drawn: Drawn, pictures: Pictures) -> ImageInputs:
+        positive, negative = _encoded(drawn, pictures, (), ())
+        clips = [self._clip(source, pictures) for source in drawn.arranged.sources]
+        return self.family.with_clips(drawn.model, positive, negative, clips, drawn.strength)
+
+    def _clip(self, source: Source, pictures: Pictures) -> PictureClip:
+        assert self.family.memory is not None
+        latent, frames = pictures.latent(source), None
+        if latent is None:
+            frames = fitted(pictures.picture(source), *self.target)
+            latent = self.family.encode_reference(self.family.memory.vae, frames)
+        caption = None
+        if source.text and any(e.card.caption_dim for e in self.family.memory.encoders):
+            caption = pictures.encode(source.text, ())[0][0]
+        return PictureClip(
+            latents=latent,
+            title=source.name,
+            shot=0 if source.shot is None else source.shot + 1,
+            text=source.text,
+            caption=caption,
+            frames=frames,
+        )
+
+
+def fitted(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """A picture [1, h, w, 3] cropped in its middle and scaled to a size."""
+    scaled = comfy.utils.common_upscale(picture.movedim(-1, 1), width, height, "area", "center")
+    return scaled.movedim(1, -1)  # b c h w -> b h w c
+
+
+def _arranged(sources: Sequence[Source], packing: Packing) -> Arranged:
+    """The sources that a packing uses, the tiles of its atlas last."""
+    used = [(one.source, (one.height, one.width)) for one in packing.references]
+    if packing.atlas is not None:
+        tiles = packing.atlas.atlas.tiles
+        sizes = [(tile.height, tile.width) for tile in tiles]
+        used += list(zip(packing.atlas.sources, sizes, strict=True))
+    return Arranged(
+        offered=tuple(sources),
+        sources=tuple(sources[source] for source, _ in used),
+        sizes=tuple(size for _, size in used),
+        tokens=packing.tokens,
+        packing=packing,
+        left_out=tuple(
+            f"{sources[one.source].name} is left out: {one.reason}" for one in packing.left_out
+        ),
+    )
+
+
+def _encoded(
+    drawn: Drawn,
+    pictures: Pictures,
+    shown: Sequence[torch.Tensor],
+    beside_negative: Sequence[torch.Tensor],
+) -> tuple[Conditioning, Conditioning]:
+    """The prompts of a call as one conditioning, and the negative ones; without guidance the
+    sampler asks for a negative one but reads none."""
+    positives = [pictures.encode(prompt, shown) for prompt in drawn.prompts]
+    positive = positives[0] if len(positives) == 1 else join_prompts(positives)
+    if drawn.negatives is None:
+        return positive, positive
+    negatives = [pictures.encode(text, beside_negative) for text in drawn.negatives]
+    return positive, negatives[0] if len(negatives) == 1 else join_prompts(negatives)
