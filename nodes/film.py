@@ -6,13 +6,12 @@ This is the one place where adapters (models) and runs (the folder on disk) meet
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import comfy.samplers
 import torch
-from comfy.model_sampling import CONST
 
 from ..adapters.families import family_of
 from ..adapters.family import Capabilities, Conditioning, Family
@@ -23,7 +22,7 @@ from ..adapters.fingerprint import (
     fingerprint_value,
 )
 from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
-from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
+from ..adapters.sampling import SamplerSettings
 from ..adapters.text import check_text
 from ..memory.keyframes import Keyframes
 from ..planning.frames import FrameGrid
@@ -37,18 +36,17 @@ from ..planning.segments import (
     plan_segments,
 )
 from ..planning.storyboard import Shot, Storyboard, Transition, video_prompt
+from ..planning.storyboard_tiled import tiled_prompt
 from .film_keyframes import FilmKeyframes, describe_keyframes, plan_keyframes
 from .film_loras import FilmLoras, film_warnings, plan_loras
 from .film_memory import FilmMemory, plan_memory
+from .film_sampler import check_choice, low_noise_parameters, sampler_settings
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
 
-SWITCH_SIGMA = 0.9
-"""Where Wan 2.2 I2V was trained to change experts (boundary 0.900; T2V 0.875)."""
-
-SHOT_PROMPTS = ("each shot alone", "the whole story with each shot")
+SHOT_PROMPTS = ("each shot alone", "scene caption in front")
 """What the widget `shot_prompts` offers; the second are Captain Cinema's tiled captions."""
 
 CFG_LIMIT = 100.0
@@ -151,7 +149,7 @@ def plan_film(request: FilmRequest) -> Film:
     latent_size = geometry.latent_shape(1, request.height, request.width)[-2:]
     _check_texts(request)
     start, first_known = _check_start(request, capabilities, geometry, family)
-    sampler = _sampler_settings(request, capabilities, family)
+    sampler = sampler_settings(request, capabilities, family)
     storyboard = _storyboard(request)
     keyframes = plan_keyframes(request, storyboard, family, capabilities)
     fps = storyboard.fps or request.fps
@@ -236,7 +234,7 @@ def plan_segment(inputs: Mapping[str, Any]) -> Film:
 
 
 def _storyboard(request: FilmRequest) -> Storyboard:
-    _check_choice("unmarked_shots", request.unmarked_shots, ("continue", "cut"))
+    check_choice("unmarked_shots", request.unmarked_shots, ("continue", "cut"))
     given: object = request.storyboard
     if given is None and isinstance(request.keyframes, Keyframes):
         return request.keyframes.storyboard
@@ -250,14 +248,8 @@ def _storyboard(request: FilmRequest) -> Storyboard:
 def _prompt_of(request: FilmRequest) -> PromptOf:
     """How a shot's prompt is made from the storyboard."""
     chosen = request.shot_prompts or SHOT_PROMPTS[0]
-    _check_choice("shot_prompts", chosen, SHOT_PROMPTS)
-    return video_prompt
-
-
-def _check_choice(name: str, value: str, accepted: Sequence[str]) -> None:
-    """The host checks a widget's choice, but not one that comes over a wire."""
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
+    check_choice("shot_prompts", chosen, SHOT_PROMPTS)
+    return video_prompt if chosen == SHOT_PROMPTS[0] else tiled_prompt
 
 
 def _check_texts(request: FilmRequest) -> None:
@@ -359,59 +351,6 @@ def _tail_latent_frames(request: FilmRequest, capabilities: Capabilities, family
     return tail
 
 
-def _sampler_settings(
-    request: FilmRequest, capabilities: Capabilities, family: Family
-) -> SamplerSettings:
-    own, name = capabilities.own_sampler, request.sampler_name
-    _check_choice("sampler_name", name, (*comfy.samplers.SAMPLER_NAMES, "ar_video"))
-    _check_choice("scheduler", request.scheduler, comfy.samplers.SCHEDULER_NAMES)
-    if request.sampler is None and own is not None and name != own:
-        raise ValueError(f"{family.name} needs the sampler '{own}', got sampler_name '{name}'")
-    if not capabilities.guidance and request.cfg != 1.0:
-        raise ValueError(
-            f"{family.name} samples without guidance: cfg must be 1, got {request.cfg:g}"
-        )
-    if request.sampler is None and own is None and name == "ar_video":
-        raise ValueError(f"sampler_name 'ar_video' needs a causal Wan model, got {family.name}")
-    if request.sigmas is not None:
-        sigmas = check_sigmas(request.sigmas)
-    elif request.steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {request.steps}")
-    else:
-        sigmas = schedule_sigmas(request.model, name, request.scheduler, request.steps)
-    return SamplerSettings(
-        sampler=request.sampler or comfy.samplers.sampler_object(name),
-        sigmas=sigmas,
-        cfg=request.cfg,
-        low_noise_model=request.low_noise_model,
-        switch_sigma=_switch_sigma(request, family),
-    )
-
-
-def _switch_sigma(request: FilmRequest, family: Family) -> float:
-    if request.low_noise_model is None:
-        return 0.0
-    other = family_of(request.low_noise_model)
-    if other != family or not isinstance(request.model.model.model_sampling, CONST):
-        raise ValueError(
-            f"low_noise_model must be the other expert of the same flow model ({family.name}), "
-            f"got {other.name}"
-        )
-    switch = SWITCH_SIGMA if request.switch_sigma is None else request.switch_sigma
-    if not 0.0 < switch < 1.0:
-        raise ValueError(f"switch_sigma must lie between 0 and 1, got {switch}")
-    return switch
-
-
-def _low_noise_parameters(sampler: SamplerSettings) -> dict[str, Any]:
-    if sampler.low_noise_model is None:
-        return {}
-    return {
-        "low_noise_model": fingerprint_model(sampler.low_noise_model),
-        "switch_sigma": sampler.switch_sigma,
-    }
-
-
 def _parameters(
     request: FilmRequest, family: Family, sampler: SamplerSettings, start: Start
 ) -> dict[str, Any]:
@@ -422,7 +361,7 @@ def _parameters(
     }
     return {
         "model": fingerprint_model(request.model),
-        **_low_noise_parameters(sampler),
+        **low_noise_parameters(sampler),
         "vae": fingerprint_vae(request.vae),
         "text_encoder": fingerprint_text_encoder(request.clip) if request.clip else None,
         "positive": fingerprint_value(request.positive),

@@ -167,7 +167,8 @@ class FilmRecorder:
         """The remembered keyframes in the order of the film, one latent frame each."""
         if not self._plan.keyframes.remembered:
             return []
-        scale, clips = memory.vae.spacial_compression_encode(), []
+        clips: list[HistoryClip] = []
+        scale = memory.vae.spacial_compression_encode()
         height, width = (side * scale for side in self._latent_size)
         for shot in sorted(self._plan.keyframes.plan.shots):
             segment = next(one for one in self._segments if one.shot == shot)

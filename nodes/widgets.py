@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..planning.script import parse_storyboard
 from ..planning.segments import parse_takes
 from ..runs.paths import run_path
-from .film import SWITCH_SIGMA
+from .film_sampler import SWITCH_SIGMA
 from .rendering import runs_root
 
 MAX_RESOLUTION = 16384
