@@ -25,8 +25,8 @@ from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
 from ..adapters.sampling import SamplerSettings
 from ..adapters.text import check_text
 from ..memory.keyframes import Keyframes
+from ..planning.formats import read_storyboard
 from ..planning.frames import FrameGrid
-from ..planning.script import parse_storyboard
 from ..planning.segments import (
     FilmSettings,
     PromptOf,
@@ -239,7 +239,7 @@ def _storyboard(request: FilmRequest) -> Storyboard:
     if given is None and isinstance(request.keyframes, Keyframes):
         return request.keyframes.storyboard
     if given is None:
-        return parse_storyboard(request.script)
+        return read_storyboard(request.script, request.fps)
     if not isinstance(given, Storyboard):
         raise ValueError(f"storyboard must come from a Storyboard node, got {type(given).__name__}")
     return given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..planning.script import parse_storyboard
+from ..planning.formats import read_storyboard
 from ..planning.segments import parse_takes
 from ..runs.paths import run_path
 from .film_sampler import SWITCH_SIGMA
@@ -34,7 +34,7 @@ def check_widgets(script: str | None, run_name: str | None, retakes: str | None)
     """True, or what is wrong with the texts; None stands for a text that is not known yet."""
     try:
         if script is not None:
-            parse_storyboard(script)
+            read_storyboard(script)
         if run_name is not None:
             run_path(runs_root(), run_name)
         if retakes is not None:
