@@ -131,8 +131,9 @@ class _Reader:
             offset = self._skip(offset)
             if self._sign(offset) != ":":
                 raise self._error(offset, self._expected(f"':' behind {name!r:.40}", offset))
-            self.found[(*way, name)] = begin
-            members[name], offset = self._value(self._skip(offset + 1), (*way, name))
+            inner = (*way, name)
+            self.found[inner] = begin
+            members[name], offset = self._value(self._skip(offset + 1), inner)
             offset = self._comma(offset, closing)
         return members, offset
 

@@ -37,8 +37,18 @@ _DESCRIBED = re.compile(r"<Character (\d+)>\s*[:：]\s*(.*)")
 _LABELS = re.compile(r"\[\s*(?:characters?|environment|story)\s*\]:?", re.I)
 _QUOTED = re.compile(r'\s*(?:“([^“”]*)”|"([^"]*)")\s*')
 _SPEAKS = re.compile(r"(<?Character \d+>?)\s*[:：]")
-_SAID = ("style", "global", "story", "size", "cut", "continue", "motion", "camera")
-_SAID += ("names", "places")
+_SAID = (
+    "style",
+    "global",
+    "story",
+    "size",
+    "cut",
+    "continue",
+    "motion",
+    "camera",
+    "names",
+    "places",
+)
 
 
 def looks_like(text: str) -> bool:

@@ -14,7 +14,7 @@ from itertools import groupby
 from ..storyboard import Character, Location, Shot, Storyboard, Transition, find_tags, joined
 from .written import one_line, retagged, sentences, untagged
 
-ROUND = str.maketrans("[]", "()")
+ROUND = {ord("["): "(", ord("]"): ")"}
 """Square brackets are marks in these forms; any others become round."""
 
 _NUMBERED = re.compile(r"character ?(\d{1,4})", re.I | re.A)

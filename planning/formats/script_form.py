@@ -38,8 +38,8 @@ def write(storyboard: Storyboard, detected: Callable[[str], str], own: str) -> W
 
 def _speakable(storyboard: Storyboard) -> tuple[Storyboard, tuple[str, ...]]:
     """The nearest storyboard that a script can say, and what is different in it."""
-    characters = tuple(_described(one) for one in storyboard.characters)
-    locations = tuple(_described(one) for one in storyboard.locations)
+    characters = tuple(replace(one, description=_description(one)) for one in storyboard.characters)
+    locations = tuple(replace(one, description=_description(one)) for one in storyboard.locations)
     ids, scenes = _numbers(storyboard)
     shots = tuple(_shot(shot, ids, scenes[shot.id], characters) for shot in storyboard.shots)
     spoken = replace(
@@ -77,8 +77,8 @@ def _words(text: str) -> str:
     return _COMMENT.sub(r"\1/", one_line(text))
 
 
-def _described(one: Character | Location) -> Character | Location:
-    return replace(one, description=_words(one.description).translate(_BARS).strip())
+def _description(one: Character | Location) -> str:
+    return _words(one.description).translate(_BARS).strip()
 
 
 def _shot(shot: Shot, ids: dict[str, str], scene: int, characters: tuple[Character, ...]) -> Shot:

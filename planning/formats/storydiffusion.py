@@ -29,7 +29,7 @@ NOBODY = "NC"
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _ENDS_A_SCENE = ";；"
 _TRIGGER = re.compile(r"\bimg\b(?=\s*[,，.]|\s*$)")  # PhotoMaker's trigger word, "a woman img, ..."
-_SIGNS = {**ROUND, ord("#"): ""}
+_SIGNS = ROUND | {ord("#"): ""}
 _SAID = ("size", "motion", "camera", "names")
 
 

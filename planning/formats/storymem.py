@@ -22,8 +22,21 @@ SHOT_SECONDS = 5.0
 _STORY = ("story_name", "story_overview", "scenes")
 _SCENE = ("scene_num", "video_prompts", "first_frame_prompt", "cut")
 _MOST_SCENES = 999_999  # six digits, as in a script's scene lines
-_SAID = ("title", "style", "global", "story", "size", "seconds", "cut", "continue")
-_SAID += ("motion", "camera", "keyframe", "names", "places")
+_SAID = (
+    "title",
+    "style",
+    "global",
+    "story",
+    "size",
+    "seconds",
+    "cut",
+    "continue",
+    "motion",
+    "camera",
+    "keyframe",
+    "names",
+    "places",
+)
 
 
 def is_storymem(value: object) -> bool:

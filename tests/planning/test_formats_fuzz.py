@@ -51,7 +51,7 @@ MARKS = {
     ],
 }  # fmt: skip
 ANYWHERE = ["a", "Ana walks", " ", "\n", "<Ana>", "@Ana", "<3", "雨", "{", "}", ";", ":", ",", ".",
-            "\x00", "\x85", "\u2028", "\ufeff", "```\n", "```json\n", "//", "[wide] ", "\r\n"]  # fmt: skip
+            "\x00", "\x85", "\u2028", "\ufeff", "```\n", "```json\n", "//", "[wide] "]  # fmt: skip
 
 
 def texts(form: str) -> st.SearchStrategy[str]:
