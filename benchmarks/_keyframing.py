@@ -6,7 +6,7 @@ keyframe encoder and LoRA; only the pictures go past the run folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,15 +185,15 @@ def picks(way: str, cast: Cast, index: int, made: Sequence[Drawn], clip: Any = N
     return recalled(cast, index, made, clip)
 
 
-def plan_story(keyframer: Keyframer, cast: Cast, way: str, seed: int, last: int) -> list[Drawn]:
-    """The keyframes of the first shots up to `last`, each drawn beside those made before it. The
-    first one of each lead is the artist's own."""
-    from throughline.training.returning_cast import openings
-
+def plan_story(
+    keyframer: Keyframer, cast: Cast, way: str, seed: int, given: Collection[int]
+) -> list[Drawn]:
+    """The keyframes of a story, each drawn beside those made before it; those of the shots `given`
+    are the artist's own, which are the true ones."""
     made: list[Drawn] = []
-    for index in range(last + 1):
-        if index in openings(cast.story):
-            made.append(keyframer.given(cast.looks[index].picture[None]))
+    for index, look in enumerate(cast.looks):
+        if index in given:
+            made.append(keyframer.given(look.picture[None]))
             continue
         chosen = picks(way, cast, index, made, keyframer.clip)
         shown = [(cast.prompts[i], made[i]) for i in chosen]

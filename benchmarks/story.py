@@ -65,11 +65,11 @@ def tell(
     keyframer: Keyframer, cast: Cast, seed: int, figures: dict[str, list[dict[str, float]]]
 ) -> dict[str, list[Tensor]]:
     """One story in every way: adds the figures of its returns and gives its pictures."""
-    from throughline.training.returning_cast import SHOTS, returns
+    from throughline.training.returning_cast import openings, returns
 
     rows = {"truth": [look.picture for look in cast.looks]}
     for way in WAYS:
-        made = plan_story(keyframer, cast, way, seed, SHOTS - 1)
+        made = plan_story(keyframer, cast, way, seed, openings(cast.story))
         rows[way] = [drawn.picture[0] for drawn in made]
         for index in returns(cast.story):
             add(figures, way, keyframer, cast, index, made[index])
