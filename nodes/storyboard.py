@@ -1,4 +1,4 @@
-"""The node ThroughlineStoryboard: a script becomes the value that the samplers read."""
+"""Storyboard nodes: a text in any form becomes the value that the samplers read, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..planning.script import parse_storyboard
+from ..planning.formats import WRITTEN_FORMS, detect_form, export_storyboard, read_storyboard
 from ..planning.storyboard import MAX_FPS, Storyboard, StoryboardError, check_fps
 from ..planning.storyboard_summary import describe_storyboard
 from .sockets import TL_STORYBOARD
@@ -24,12 +24,11 @@ style: 35mm film, muted teal, soft tungsten
 
 
 def read_script(script: str, fps: float) -> Storyboard:
-    """The storyboard of a script; an `fps` above 0 replaces the script's own."""
-    storyboard = parse_storyboard(script)
+    """The storyboard of a script in any form; an `fps` above 0 replaces the script's own."""
     if fps == 0.0:
-        return storyboard
+        return read_storyboard(script)
     check_fps(fps)
-    return replace(storyboard, fps=fps)
+    return replace(read_storyboard(script, fps), fps=fps)
 
 
 class ThroughlineStoryboard(io.ComfyNode):
@@ -42,9 +41,20 @@ class ThroughlineStoryboard(io.ComfyNode):
             description=(
                 "Reads a script with one shot per line. Characters, places, lengths, cuts and "
                 "settings of single shots can be added; mistakes are named by line and column "
-                "before anything is sampled. Run it alone to see the table of shots."
+                "before anything is sampled. Story scripts of StoryMem, HoloCine, LCT and "
+                "StoryDiffusion, frame schedules and JSON are read as they are. Run it alone to "
+                "see the table of shots."
             ),
-            search_aliases=["script", "screenplay", "shot list", "prompt schedule", "scenes"],
+            search_aliases=[
+                "script",
+                "screenplay",
+                "shot list",
+                "prompt schedule",
+                "scenes",
+                "StoryMem",
+                "HoloCine",
+                "StoryDiffusion",
+            ],
             is_output_node=True,
             inputs=[
                 io.String.Input(
@@ -52,8 +62,9 @@ class ThroughlineStoryboard(io.ComfyNode):
                     multiline=True,
                     default=EXAMPLE_SCRIPT,
                     tooltip="One shot per line; plain sentences are enough. Change it whenever "
-                    "the story changes: only shots that differ are rendered again. The help page "
-                    "of this node lists what a line can say.",
+                    "the story changes: only shots that differ are rendered again. Texts of other "
+                    "tools may be pasted as they are; the help page of this node lists them and "
+                    "what a line can say.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -64,7 +75,8 @@ class ThroughlineStoryboard(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Frames per second of the film. Leave it at 0 to use the script's "
-                    "fps line, or the sampler's value where the script has none.",
+                    "fps line, or the sampler's value where the script has none. A frame schedule "
+                    "at 0 counts 16 frames per second.",
                 ),
             ],
             outputs=[
@@ -80,7 +92,7 @@ class ThroughlineStoryboard(io.ComfyNode):
         if script is None:  # linked: it is read when it has come
             return True
         try:
-            parse_storyboard(script)
+            read_storyboard(script)
         except StoryboardError as error:
             return str(error)
         return True
@@ -88,7 +100,58 @@ class ThroughlineStoryboard(io.ComfyNode):
     @classmethod
     def execute(cls, script: str, fps: float = 0.0) -> io.NodeOutput:
         storyboard = read_script(script, fps)
-        return io.NodeOutput(storyboard, ui=ui.PreviewText(describe_storyboard(storyboard)))
+        described = describe_storyboard(storyboard, detect_form(script))
+        return io.NodeOutput(storyboard, ui=ui.PreviewText(described))
 
 
-NODES = [ThroughlineStoryboard]
+class ThroughlineExportStoryboard(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ThroughlineExportStoryboard",
+            display_name="Export storyboard",
+            category="Throughline",
+            description=(
+                "Writes a storyboard as a script, as JSON, in the form of another tool, or as "
+                "prompts, one per line. The node shows the text, and above it what that form has "
+                "no place for."
+            ),
+            search_aliases=["storyboard to text", "prompts", "StoryMem", "HoloCine", "convert"],
+            is_output_node=True,
+            inputs=[
+                TL_STORYBOARD.Input("storyboard", tooltip="The shots to write."),
+                io.Combo.Input(
+                    "storyboard_form",
+                    options=list(WRITTEN_FORMS),
+                    default=WRITTEN_FORMS[0],
+                    tooltip="Choose script or JSON to keep everything, another tool's form to go "
+                    "on there, and prompts for nodes that take one prompt per line. Tiled prompts "
+                    "repeat what a whole scene shares in every shot.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="text",
+                    tooltip="The storyboard in the chosen form, without the warnings.",
+                ),
+                io.String.Output(
+                    display_name="warnings",
+                    tooltip="What the chosen form has no place for, one sentence per line.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, storyboard: Storyboard, storyboard_form: str) -> io.NodeOutput:
+        if not isinstance(storyboard, Storyboard):
+            raise ValueError(
+                f"storyboard must come from a Storyboard node, got {type(storyboard).__name__}"
+            )
+        written = export_storyboard(storyboard, storyboard_form)
+        warnings = "\n".join(written.warnings)
+        above = [f"Warning, {warning}" for warning in written.warnings]
+        shown = "\n".join([*above, "", written.text] if above else [written.text])
+        return io.NodeOutput(written.text, warnings, ui=ui.PreviewText(shown))
+
+
+NODES = [ThroughlineStoryboard, ThroughlineExportStoryboard]

@@ -9,14 +9,14 @@ from .storyboard import Shot, Storyboard, plain_caption
 CAPTION_LETTERS = 60
 
 
-def describe_storyboard(storyboard: Storyboard) -> str:
-    """One line for the whole, one for every shot, one for every warning.
+def describe_storyboard(storyboard: Storyboard, form: str) -> str:
+    """One line for the form it was read from, one for the whole, every shot and every warning.
 
     Not in columns: the page sets the words of a node in a proportional font.
     """
     shots = (_describe_shot(storyboard, shot) for shot in storyboard.shots)
     warnings = (f"Warning, {warning}" for warning in storyboard.warnings)
-    return "\n".join([_total(storyboard), *shots, *warnings])
+    return "\n".join([f"Read as: {form}", _total(storyboard), *shots, *warnings])
 
 
 SAMPLER_IGNORES = ("recall", "refs", "strength", "lora", "audio")

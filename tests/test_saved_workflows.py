@@ -80,6 +80,10 @@ FROZEN: dict[str, dict[str, list[str]]] = {
         "outputs": ["LATENT", "LATENT"],
     },
     "ThroughlineStoryboard": {"inputs": ["script", "fps"], "outputs": ["TL_STORYBOARD"]},
+    "ThroughlineExportStoryboard": {
+        "inputs": ["storyboard", "storyboard_form"],
+        "outputs": ["STRING", "STRING"],
+    },
     "ThroughlineAssembleVideo": {
         "inputs": [
             "run",
@@ -107,6 +111,27 @@ FROZEN: dict[str, dict[str, list[str]]] = {
     "ThroughlineKeyframesFromImages": {
         "inputs": ["storyboard", "images", "shot_ids"],
         "outputs": ["TL_KEYFRAMES"],
+    },
+    "ThroughlineRecall": {
+        "inputs": [
+            "storyboard",
+            "shot",
+            "how_many",
+            "keyframes",
+            "images",
+            "captions",
+            "clip",
+            "clip_vision",
+            "also_recall",
+            "drift_gate",
+            "drift_threshold",
+            "weight_picture",
+            "weight_text",
+            "weight_characters",
+            "weight_location",
+            "weight_recency",
+        ],
+        "outputs": ["IMAGE", "STRING", "STRING"],
     },
     "ThroughlineLoadDemoModels": {"inputs": [], "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"]},
     "ThroughlineLoadMemoryEncoder": {
@@ -155,6 +180,31 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "storyboard",
         ],
         "outputs": ["STRING", "STRING", "INT"],
+    },
+    "ThroughlineGoldenMemPack": {
+        "inputs": [
+            "model",
+            "vae",
+            "positive",
+            "width",
+            "height",
+            "group_size",
+            "levels",
+            "first_level",
+            "least_side",
+            "max_references",
+            "pinned",
+            "reference_mode",
+            "left_over",
+            "negative",
+            "images",
+            "keyframes",
+            "base_short",
+            "ratio",
+            "reference_noise",
+            "seed",
+        ],
+        "outputs": ["MODEL", "CONDITIONING", "CONDITIONING", "IMAGE", "STRING"],
     },
 }
 

@@ -20,12 +20,12 @@ def test_run_alone_it_shows_its_table_of_shots(comfy_page: Any) -> None:
     assert kind == "execution_success"
     comfy_page.page.wait_for_function(TABLE, timeout=120000)
     lines = comfy_page.page.evaluate(TABLE).splitlines()
-    assert lines[0] == "Rain: 2 shots, 8 s"
-    assert lines[1:3] == [
+    assert lines[:2] == ["Read as: script", "Rain: 2 shots, 8 s"]
+    assert lines[2:4] == [
         "1.1 · 5 s · wide · A street in the rain.",
         "1.2 · 3 s · continue · Bob waits.",
     ]
-    assert lines[3] == "Warning, line 3, column 16: nobody is called 'Bob'; read as words"
+    assert lines[4] == "Warning, line 3, column 16: nobody is called 'Bob'; read as words"
 
 
 def test_a_mistake_is_shown_with_its_place_before_anything_runs(comfy_page: Any) -> None:
