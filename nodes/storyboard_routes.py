@@ -23,9 +23,10 @@ from typing import Any
 from aiohttp import web
 
 from ..planning.edits import read_edit
-from ..planning.script import SETTINGS, Outline, parse_storyboard, read_outline
+from ..planning.formats import SCRIPT, detect_form, read_storyboard, write_storyboard
+from ..planning.line_edit import place_of
+from ..planning.script import SETTINGS, Outline, read_outline
 from ..planning.script_edit import edit_script
-from ..planning.script_writer import to_text
 from ..planning.storyboard import (
     NO_SHOTS,
     Character,
@@ -40,7 +41,7 @@ from ..planning.storyboard import (
 ADDRESS = "/throughline/storyboard"
 MOST_BYTES = 1 << 20
 """A script of 400 lines is about 40 kB: a megabyte is more than anyone writes by hand."""
-SCRIPT = "script"
+FENCED = "script in a code block"
 AS_SCRIPT = {"edit": "as_script"}
 
 _WARNING = re.compile(r"line (\d+), column (\d+): (.*)", re.S)
@@ -76,7 +77,7 @@ def describe_script(text: str) -> dict[str, Any]:
         outline = read_outline(text) if form == SCRIPT else None
         if outline is not None and not outline.shots:
             return {"error": NO_SHOTS, "line": None, "column": None, "empty": True}
-        storyboard = parse_storyboard(text)
+        storyboard = read_storyboard(text)
     except StoryboardError as error:
         return _error(error)
     return {"form": form, **_described(storyboard, outline)}
@@ -87,18 +88,27 @@ def edited_script(text: str, edit: object) -> dict[str, Any]:
     form = _form(text)
     try:
         if edit == AS_SCRIPT:
-            changed = to_text(parse_storyboard(text))
+            changed = write_storyboard(read_storyboard(text), SCRIPT)
         elif form == SCRIPT:
             changed = edit_script(text, read_edit(edit))
         else:
-            raise StoryboardError(f"turn this {form} storyboard into a script to edit it")
+            raise StoryboardError(f"turn this storyboard ({form}) into a script to change it")
+        if _form(changed) != SCRIPT:
+            raise StoryboardError(
+                f"the text would then be read as {_form(changed)}, no longer as a script; a first "
+                "line that begins with // keeps it a script"
+            )
     except StoryboardError as error:
         return _error(error)
     return {"script": changed, "storyboard": describe_script(changed)}
 
 
 def _form(text: str) -> str:
-    return SCRIPT
+    """The form of a text. The fences around what a language model answered are no script's lines:
+    such a text is read, and must be written as a script before its lines are changed."""
+    form = detect_form(text)
+    fenced = form == SCRIPT and text.lstrip("\ufeff \t\r\n").startswith("```")
+    return FENCED if fenced else form
 
 
 def _error(error: StoryboardError) -> dict[str, Any]:
@@ -137,11 +147,15 @@ def _scenes(storyboard: Storyboard, outline: Outline | None) -> list[dict[str, A
     `line` is null for shots above the first scene line.
     """
     places = {shot.scene: shot.location for shot in storyboard.shots}
-    lines = {scene: span.line for scene, span in outline.scenes.items()} if outline else {}
+    lines = outline.scenes if outline else {}
     unmarked = [scene for scene in places if scene not in lines]
-    return [
-        {"number": scene, "location": places.get(scene), "line": lines.get(scene)}
-        for scene in (*unmarked, *lines)
+    return [{"number": scene, "location": places[scene], "line": None} for scene in unmarked] + [
+        {
+            "number": scene,
+            "location": places.get(scene) or place_of(span.text) or None,
+            "line": span.line,
+        }
+        for scene, span in lines.items()
     ]
 
 

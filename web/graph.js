@@ -1,5 +1,15 @@
 // The graph's side: which sampler node belongs to a run, and its widgets `run_name` and `retakes`.
 
+import {
+  allNodes,
+  isLinked,
+  rootGraph,
+  selectedNodes,
+  setWidget,
+  widget,
+  widgetValue,
+} from "./nodes.js";
+
 const SAMPLER = "ThroughlineARSegmentSampler";
 
 export class GraphSide {
@@ -18,8 +28,7 @@ export class GraphSide {
 
   /** Note which sampler is selected. True when it is another one, or its run has another name. */
   lookAtSelection() {
-    const nodes = Object.values(this.#app.canvas?.selected_nodes ?? {});
-    this.selected = nodes.find((node) => node.type === SAMPLER) ?? null;
+    this.selected = selectedNodes(this.#app).find((node) => node.type === SAMPLER) ?? null;
     const now = this.selected ? `${this.selected.id} ${this.selectedRun}` : "";
     const changed = now !== this.#lastSelection;
     this.#lastSelection = now;
@@ -39,8 +48,7 @@ export class GraphSide {
   /** The sampler that writes the run `name`: the selected one if it does, else the first. */
   sampler(name) {
     if (this.selected && this.selectedRun === name) return this.selected;
-    const root = this.#app.rootGraph ?? this.#app.graph;
-    for (const node of allNodes(root))
+    for (const node of allNodes(rootGraph(this.#app)))
       if (node.type === SAMPLER && widgetValue(node, "run_name") === name) return node;
     return null;
   }
@@ -48,7 +56,7 @@ export class GraphSide {
   /** Name of the run that the sampler with this id writes, "" where the id is none's. */
   runOf(id) {
     const own = String(id).split(":").pop(); // inside subgraphs ids read like "5:3"
-    for (const node of allNodes(this.#app.rootGraph ?? this.#app.graph))
+    for (const node of allNodes(rootGraph(this.#app)))
       if (node.type === SAMPLER && String(node.id) === own) return widgetValue(node, "run_name");
     return "";
   }
@@ -74,9 +82,9 @@ export class GraphSide {
   async retake(node, number, take) {
     const before = widgetValue(node, "retakes");
     const retakes = parseRetakes(before).set(number, take);
-    setWidget(node, "retakes", formatRetakes(retakes));
+    setWidget(this.#app, node, "retakes", formatRetakes(retakes));
     const accepted = await this.#app.queuePrompt(0);
-    if (!accepted) setWidget(node, "retakes", before);
+    if (!accepted) setWidget(this.#app, node, "retakes", before);
     return accepted;
   }
 }
@@ -98,33 +106,4 @@ export function formatRetakes(retakes) {
     .sort(([a], [b]) => a - b)
     .map(([number, take]) => `${number}:${take}`)
     .join(", ");
-}
-
-function* allNodes(graph) {
-  for (const node of graph?.nodes ?? []) {
-    yield node;
-    if (node.isSubgraphNode?.()) yield* allNodes(node.subgraph);
-  }
-}
-
-function widget(node, name) {
-  return node.widgets?.find((candidate) => candidate.name === name);
-}
-
-function widgetValue(node, name) {
-  return widget(node, name)?.value;
-}
-
-function isLinked(node, name) {
-  const input = node.inputs?.find((candidate) => candidate.widget?.name === name);
-  return input?.link != null;
-}
-
-function setWidget(node, name, value) {
-  const target = widget(node, name);
-  node.graph?.beforeChange?.();
-  target.value = value;
-  target.callback?.(value);
-  node.graph?.afterChange?.();
-  node.graph?.setDirtyCanvas?.(true, true);
 }

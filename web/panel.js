@@ -1,4 +1,4 @@
-// The tab's content: choice of the run, what it has come to, and the strip.
+// The view of the runs: choice of the run, what it has come to, and the strip.
 
 import { element, setAttribute, setText } from "./dom.js";
 import { Strip } from "./strip.js";
@@ -63,9 +63,8 @@ export class Panel {
       live: element("p", { class: "throughline-live", role: "status", "aria-live": "polite" }),
     };
     parts.root = element(
-      "section",
-      { class: "throughline", "aria-label": "Throughline" },
-      element("h2", { class: "throughline-heading" }, "Throughline"),
+      "div",
+      {},
       element(
         "div",
         { class: "throughline-choice" },

@@ -1,11 +1,15 @@
-// Throughline's tab in the sidebar: the runs on disk and the strip of their segments.
+// Throughline's tab in the sidebar: the storyboard, and the runs on disk with their segments.
 // It uses the frontend's extension API only and touches nodes by their widgets' names.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { Editor } from "./editor.js";
 import { GraphSide } from "./graph.js";
 import { Panel } from "./panel.js";
 import { RunStore } from "./runs.js";
+import { ScriptSide } from "./script_graph.js";
+import { StoryboardStore } from "./storyboard.js";
+import { Tab } from "./tab.js";
 import { translator } from "./texts.js";
 
 const GLANCE_MS = 250; // how often the open tab looks at the selection and the sampler's widgets
@@ -16,7 +20,15 @@ const store = new RunStore(async (path) => {
   return answer.json();
 });
 const graph = new GraphSide(app);
+const scripts = new ScriptSide(app);
+const storyboard = new StoryboardStore(scripts, async (path, body) => {
+  const headers = { "Content-Type": "application/json" };
+  const answer = await api.fetchApi(path, { method: "POST", headers, body: JSON.stringify(body) });
+  const told = await answer.json().catch(() => null);
+  return told ?? { error: `${answer.status} ${answer.statusText}`, line: null, column: null };
+});
 let mounted = null;
+let chosen = ""; // the view that was chosen by hand
 
 function locale() {
   return app.extensionManager.setting.get("Comfy.Locale") ?? "en";
@@ -24,14 +36,23 @@ function locale() {
 
 function mount(element) {
   unmount();
-  const panel = new Panel(element, {
-    store,
-    graph,
-    text: translator(locale()),
-    address: (path) => api.apiURL(path),
-  });
+  const text = translator(locale());
+  const address = (path) => api.apiURL(path);
+  const views = {
+    storyboard: {
+      label: text("view.storyboard"),
+      make: (host) => new Editor(host, { store: storyboard, text, address }),
+    },
+    runs: {
+      label: text("view.runs"),
+      make: (host) => new Panel(host, { store, graph, text, address }),
+    },
+  };
+  const shown = chosen || (scripts.hasStoryboard() ? "storyboard" : "runs");
+  const onChange = (name) => (chosen = name);
+  const tab = new Tab(element, { views, shown, onChange });
   const timer = setInterval(followGraph, GLANCE_MS);
-  mounted = { panel, timer };
+  mounted = { tab, timer };
   followGraph();
   store.refresh();
 }
@@ -39,11 +60,12 @@ function mount(element) {
 function unmount() {
   if (!mounted) return;
   clearInterval(mounted.timer);
-  mounted.panel.close();
+  mounted.tab.close();
   mounted = null;
 }
 
 function followGraph() {
+  storyboard.look();
   if (graph.lookAtSelection() && graph.selectedRun) store.show(graph.selectedRun);
   else if (graph.lookAtWidgets(store.shown)) store.notify();
 }

@@ -87,6 +87,26 @@ def test_an_edit_gives_the_new_script_and_what_it_says(server: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("StoryMem", '{"scenes": [{"scene_num": 1, "video_prompts": ["A door.", "Rain."]}]}'),
+        ("frame schedule", '"0": "A door.", "16": "Rain."'),
+        ("script in a code block", "```\nA door.\nRain.\n```"),
+    ],
+)
+def test_other_forms_are_shown_and_become_a_script(server: Any, form: str, text: str) -> None:
+    _, told = ask(server, PARSE, {"script": text})
+    assert told["form"] == form
+    assert [shot["caption"] for shot in told["shots"]] == ["A door.", "Rain."]
+    edit: dict[str, Any] = {"edit": "delete_shot", "shot": "1.1"}
+    _, told = ask(server, EDIT, {"script": text, "edit": edit})
+    assert f"turn this storyboard ({form}) into a script" in told["error"]
+    _, told = ask(server, EDIT, {"script": text, "edit": {"edit": "as_script"}})
+    assert told["storyboard"]["form"] == "script"
+    assert [shot["caption"] for shot in told["storyboard"]["shots"]] == ["A door.", "Rain."]
+
+
+@pytest.mark.parametrize(
     ("body", "status", "words"),
     [
         (b"", 400, "JSON"),
