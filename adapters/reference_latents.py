@@ -84,7 +84,7 @@ class ReferenceLatents:
         before = f" beside {held} that positive already holds" if held else ""
         raise ValueError(
             f"{self.name} takes {most} references at most, got {given}{before}: "
-            "lower max_refs or merge the last ones into an atlas"
+            "use fewer, or put several on one atlas"
         )
 
     def _check(self, model: ModelPatcher, reference: torch.Tensor, patch: int) -> None:

@@ -9,10 +9,12 @@ from . import (
     assembly,
     budget,
     demo,
+    golden,
     keyframe_images,
     keyframes,
     lora,
     memory,
+    recall,
     sampling,
     segment,
     storyboard,
@@ -30,6 +32,8 @@ NODES: list[type[io.ComfyNode]] = [
     *lora.NODES,
     *keyframes.NODES,
     *keyframe_images.NODES,
+    *recall.NODES,
+    *golden.NODES,
     *demo.NODES,
 ]
 

@@ -24,6 +24,7 @@ GAP = 3
 LABELLED_SIDE = 40
 """Pixels: smaller rectangles have no room for a name."""
 
+PINNED = " (pinned)"
 BACKGROUND, PANEL, INK, FAINT = (24, 24, 27), (39, 39, 42), (228, 228, 231), (113, 113, 122)
 LEVEL_COLOURS = (
     # Okabe and Ito, Color Universal Design (2008): told apart by colour-blind readers too
@@ -156,7 +157,7 @@ def _draw_spiral(
     for place, (references, slot) in enumerate(zip(levels.values(), slots, strict=False)):
         colour = LEVEL_COLOURS[place % len(LEVEL_COLOURS)]
         for reference, cell in zip(references, _cells(slot, len(references)), strict=True):
-            label = names[reference.source] + (" (pinned)" if reference.pinned else "")
+            label = names[reference.source] + (PINNED if reference.pinned else "")
             _draw_cell(canvas, cell, _as_image(pictures[reference.source]), label, colour)
     if packing.atlas is not None:
         _draw_atlas(canvas, slots[-1], packing.atlas, pictures, names)
@@ -200,12 +201,14 @@ def _draw_cell(
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, label: str, left: int, top: int, room: int) -> None:
+    """The name, its last word where there is no room for it, or nothing."""
     font = _font(13)
-    while label and draw.textlength(label, font) > room - 10:
-        label = label[:-1]
-    if label:
-        draw.rectangle((left, top, left + draw.textlength(label, font) + 9, top + 19), BACKGROUND)
-        draw.text((left + 5, top + 2), label, INK, font)
+    for text in (label, label.removesuffix(PINNED), label.removesuffix(PINNED).split(" ")[-1]):
+        width = draw.textlength(text, font)
+        if width <= room - 10:
+            draw.rectangle((left, top, left + width + 9, top + 19), BACKGROUND)
+            draw.text((left + 5, top + 2), text, INK, font)
+            return
 
 
 def _draw_atlas(

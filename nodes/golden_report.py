@@ -12,7 +12,7 @@ REASONS: dict[LeftOutReason, str] = {
     "smaller than one token": "smaller than one token of the model",
     "beyond the last level": "there are no more levels",
     "below the least side": "their level is smaller than least_side",
-    "over the cap": "more than the model takes or max_references allows",
+    "over the cap": "more than the model or max_references allows",
 }
 
 METHODS = {
