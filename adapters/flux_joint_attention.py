@@ -108,6 +108,7 @@ class JointAttention:
         if self.context is None:
             return self._joined(call, q, k, v, mask, None)
         with self.context(block, k) as kept:
+            assert kept.shape[-2] == self.plan.context_tokens
             return self._joined(call, q, k, v, mask, kept)
 
     def _joined(

@@ -76,15 +76,19 @@ class JointRun:
     kept: dict[int, CachedTensor] | None
 
 
+def context_pairs(joint: Joint, patch: int) -> tuple[PairTokens, ...]:
+    """Tokens of each context keyframe, `patch` latent cells along a token's side."""
+    return tuple(
+        PairTokens(
+            text=0 if one.conditioning is None else one.conditioning[0][0].shape[1],
+            image=(one.latent.shape[2] // patch) * (one.latent.shape[3] // patch),
+        )
+        for one in joint.context
+    )
+
+
 def context_tokens(joint: Joint, patch: int) -> int:
-    """Tokens of the context, captions and pictures."""
-    return sum(_pair(one, patch).tokens for one in joint.context)
-
-
-def _pair(keyframe: ContextKeyframe, patch: int) -> PairTokens:
-    text = 0 if keyframe.conditioning is None else keyframe.conditioning[0][0].shape[1]
-    height, width = keyframe.latent.shape[2:]
-    return PairTokens(text=text, image=(height // patch) * (width // patch))
+    return sum(pair.tokens for pair in context_pairs(joint, patch))
 
 
 def prepare_jointly(
@@ -138,6 +142,7 @@ def context_bytes(joint: Joint, network: Any, dtype: torch.dtype) -> int:
     return tokens * len(network.single_blocks) * 2 * network.hidden_size * dtype.itemsize
 
 
+@torch.no_grad()
 def run_context(
     network: Any,
     joint: Joint,
@@ -152,10 +157,11 @@ def run_context(
     Wrappers of other packs (step caches among them) are left out; patches and overrides are not.
     """
     before: dict[int, list[Tensor]] = {}
-    for number, keyframe in enumerate(joint.context):
+    pairs = context_pairs(joint, network.patch_size)
+    for number, pair in enumerate(pairs):
         comfy.model_management.throw_exception_if_processing_interrupted()
         captured: dict[int, Tensor] = {}
-        plan = JointPlan(mode="causal", pairs=(_pair(keyframe, network.patch_size),))
+        plan = JointPlan(mode="causal", pairs=(pair,), context=pairs[:number])
         call = _arguments(network, joint, number, device, dtype)
         read = partial(_read_list, before) if before else None
         attention = JointAttention(plan, 1, call["context"].shape[1], read, captured)
@@ -211,7 +217,7 @@ def _arguments(
         text, options = keyframe.conditioning[0]
     pooled = options.get("pooled_output")
     guidance = options.get("guidance", GUIDANCE)
-    place = {"device": device, "dtype": dtype}
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
     sigma = torch.tensor([joint.context_noise], device=device)
     return {
         "x": noisy.to(**place),
