@@ -159,7 +159,7 @@ def _read_shots(places: Places, begin: int, end: int) -> Iterator[ReadShot]:
             if index:
                 if waiting is not None:
                     raise places.error(waiting, "a shot needs a description, got none")
-                transition, waiting = "cut", offset + its_end
+                transition, waiting = "cut", offset + one
             caption = _unquoted(line[one:its_end])
             if caption:
                 at = places.at(offset + first_word(line, one, its_end))[0]

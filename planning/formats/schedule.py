@@ -25,7 +25,7 @@ NEGATIVE = "--neg"
 _BEGINS = r'\s*"\s*\d{1,9}\s*"\s*:\s*"'
 _LINE = re.compile(_BEGINS, re.A)
 _ENTRY = re.compile(
-    _BEGINS + r'(?:[^"\\]|\\.)*"\s*(?:,\s*)?(?:\Z|"[^"\n]{1,40}"\s*:\s*"|//)', re.A | re.S
+    _BEGINS + r'(?:[^"\\]|\\.)*"\s*(?:,\s*)?(?:\Z|"[^"\n]{1,40}"\s*:|//)', re.A | re.S
 )
 _FRAME = re.compile(r"\s*(\d{1,9})\s*", re.A)
 _FORMULA = re.compile(r"`[^`]*`")
