@@ -106,7 +106,9 @@ def content_lines(text: str) -> Iterator[Span]:
 
 def begins_a_shot(text: str) -> bool:
     """Whether a line that begins so is a shot without brackets, wherever it stands."""
-    return not (text.startswith(("[", "==", "\ufeff")) or _SETTING.match(text) or DEFINITION.match(text))
+    return not (
+        text.startswith(("[", "==", "\ufeff")) or _SETTING.match(text) or DEFINITION.match(text)
+    )
 
 
 def _read_line(draft: _Draft, span: Span) -> None:

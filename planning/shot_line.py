@@ -124,7 +124,7 @@ def _read_bracket(known: Known, bracket: Span) -> dict[str, object]:
     sizes = []
     for item in bracket.split(LISTED):
         word = item.text.casefold()
-        seconds = item_seconds(item)
+        seconds = None if word in TRANSITIONS else item_seconds(item)
         if word in TRANSITIONS:
             if "transition" in given:
                 raise item.error(f"a shot takes one of cut and continue, got {word!r} as well")
@@ -232,15 +232,9 @@ def braces_words(text: str) -> str:
 
 
 def _override(known: Known, key: str, value: Span) -> object:
-    readers: dict[str, Callable[[], object]] = {
-        "seed": lambda: _seed(value),
-        "strength": lambda: _strength(value),
-        "refs": lambda: file_names(value),
-        "lora": lambda: _loras(value),
-        "audio": lambda: _file(value),
-        "recall": lambda: _recall(known, value),
-    }
-    return readers[key]() if key in readers else value.text
+    if key == "recall":
+        return _recall(known, value)
+    return _READERS[key](value) if key in _READERS else value.text
 
 
 def _seed(value: Span) -> int:
@@ -270,6 +264,15 @@ def _loras(value: Span) -> str:
     with value.placed():
         values.check_loras(value.text)
     return value.text
+
+
+_READERS: dict[str, Callable[[Span], object]] = {
+    "seed": _seed,
+    "strength": _strength,
+    "refs": file_names,
+    "lora": _loras,
+    "audio": _file,
+}
 
 
 def _recall(known: Known, value: Span) -> tuple[str, ...]:

@@ -29,15 +29,20 @@ class Span(NamedTuple):
 
     def cut(self, start: int, end: int | None = None) -> Span:
         """`text[start:end]` without the spaces around it."""
-        piece = self.text[start:end]
-        begin = start + len(piece) - len(piece.lstrip())
-        return Span(piece.strip(), self.line, self.column + begin)
+        text, line, column = self
+        piece = text[start:end]
+        bare = piece.strip()
+        if len(bare) < len(piece):
+            start += len(piece) - len(piece.lstrip())
+        return Span(bare, line, column + start)
 
     def split(self, separator: re.Pattern[str]) -> list[Span]:
         """The pieces between separators, without the spaces around them."""
-        starts = [0] + [match.end() for match in separator.finditer(self.text)]
-        ends = [match.start() for match in separator.finditer(self.text)] + [len(self.text)]
-        return [self.cut(start, end) for start, end in zip(starts, ends, strict=True)]
+        start, pieces = 0, []
+        for match in separator.finditer(self.text):
+            pieces.append(self.cut(start, match.start()))
+            start = match.end()
+        return [*pieces, self.cut(start)]
 
     def error(self, problem: str) -> StoryboardError:
         """The problem, at the place of this span."""

@@ -32,6 +32,16 @@ _PROMPTS: dict[str, Callable] = {
     "video prompts": video_prompt,
     "tiled prompts": tiled_prompt,
 }
+_TEXT_READERS: dict[str, Callable[[str, float | None], Storyboard]] = {
+    HOLOCINE: holocine.read,
+    LCT: lambda text, fps: lct.read(text),
+    STORYDIFFUSION: lambda text, fps: storydiffusion.read(text),
+}
+_JSON_READERS: dict[str, Callable[[JsonText, float | None], Storyboard]] = {
+    JSON: lambda source, fps: json_form.read(source),
+    STORYMEM: lambda source, fps: storymem.read(source),
+    SCHEDULE: schedule.read,
+}
 _WRITERS: dict[str, Callable[[Storyboard], Written]] = {
     SCRIPT: lambda storyboard: script_form.write(storyboard, detect_form, SCRIPT),
     JSON: json_form.write,
@@ -58,31 +68,33 @@ def detect_form(text: str) -> str:
 
     A text whose first line is a comment (`// ...`) is always a script.
     """
-    bare = _unfenced(text).lstrip()
+    return _recognised(_unfenced(text))[0]
+
+
+def _recognised(text: str) -> tuple[str, JsonText | None]:
+    """The form of a text, and its JSON where that could be read."""
+    bare = text.lstrip()
     if bare.startswith("//"):
-        return SCRIPT
+        return SCRIPT, None
     if bare.startswith("{"):
-        return _json_form(bare)
+        return _json_form(text)
     if schedule.looks_like(bare):
-        return SCHEDULE
+        return SCHEDULE, None
     if "[" not in bare:
-        return SCRIPT
-    if holocine.looks_like(bare):
-        return HOLOCINE
-    if lct.looks_like(bare):
-        return LCT
-    return STORYDIFFUSION if storydiffusion.looks_like(bare) else SCRIPT
+        return SCRIPT, None
+    looks = {HOLOCINE: holocine, LCT: lct, STORYDIFFUSION: storydiffusion}
+    return next((form for form, one in looks.items() if one.looks_like(bare)), SCRIPT), None
 
 
-def _json_form(text: str) -> str:
+def _json_form(text: str) -> tuple[str, JsonText | None]:
     try:
-        value = JsonText(text).value
+        source = JsonText(text)
     except StoryboardError:  # the form's reader will say what is wrong, so a likely form will do
         likely = (form for form, mark in _JSON_MARKS.items() if mark.search(text))
-        return next(likely, JSON)
-    if storymem.is_storymem(value):
-        return STORYMEM
-    return SCHEDULE if schedule.is_schedule(value) else JSON
+        return next(likely, JSON), None
+    if storymem.is_storymem(source.value):
+        return STORYMEM, source
+    return SCHEDULE if schedule.is_schedule(source.value) else JSON, source
 
 
 def read_storyboard(text: str, fps: float | None = None) -> Storyboard:
@@ -96,22 +108,14 @@ def read_storyboard(text: str, fps: float | None = None) -> Storyboard:
         raise StoryboardError(f"a script must be text, got {type(text).__name__}")
     if fps is not None:
         check_fps(fps)
-    form = detect_form(text)
-    bare = _unfenced(text.removeprefix("\ufeff"))
-    readers: dict[str, Callable[[], Storyboard]] = {
-        SCRIPT: lambda: parse_storyboard(bare),
-        JSON: lambda: json_form.read(JsonText(bare)),
-        STORYMEM: lambda: storymem.read(JsonText(bare)),
-        HOLOCINE: lambda: holocine.read(bare, fps),
-        LCT: lambda: lct.read(bare),
-        STORYDIFFUSION: lambda: storydiffusion.read(bare),
-        SCHEDULE: lambda: schedule.read(JsonText(bare, bare=not _braced(bare)), fps),
-    }
-    return readers[form]()
-
-
-def _braced(text: str) -> bool:
-    return text.lstrip().startswith("{")
+    bare = _unfenced(text)
+    form, known = _recognised(bare)
+    if form == SCRIPT:
+        return parse_storyboard(bare)
+    if form in (HOLOCINE, LCT, STORYDIFFUSION):
+        return _TEXT_READERS[form](bare, fps)
+    source = known or JsonText(bare, bare=not bare.lstrip().startswith("{"))
+    return _JSON_READERS[form](source, fps)
 
 
 def _unfenced(text: str) -> str:
