@@ -205,7 +205,8 @@ def test_not_text_is_refused() -> None:
 
 PIECES = [
     "[wide, 5s] ", "[continue]", "[]", "[2s", "<Ana>", "@Ana", "@Bob ", "<Old Tom>'s", " sits",
-    "{motion: pan; seed: 3}", "{recall: 1.1}", "{", "}", " // note", "//", "http://x", "title: a",
+    "{motion: pan; seed: 3}", '{motion: "a; {b}"}', '"', "{recall: 1.1}", "{", "}", " // note",
+    "//", "http://x", "title: a", "story: b",
     "style: b", "fps: 12", "aspect: 4:3", "global: c", "@Ana = red", "@Old Tom=", " | ref: a.png",
     "| pin: no", "#attic = dusty", "== Scene 2 #attic ==", "==", "== 7", "#", "=", ":", ",", "、",
     "\n", "\n", "\n", "\r\n", "\u2028", "\t", " ", "5s", "nan", "雨", "ß", "İ", ";", "]", "[",
@@ -238,6 +239,53 @@ def test_any_text_parses_or_says_where_it_does_not_and_round_trips(text: str) ->
         written = to_text(story)
         assert parse_storyboard(written) == story
         assert to_text(parse_storyboard(written)) == written
+
+
+@pytest.mark.parametrize(
+    ("braces", "motion"),
+    [
+        ('{motion: "slow; then {fast} // \\"now\\""}', 'slow; then {fast} // "now"'),
+        ('{motion: "a" ; seed: 3}', "a"),
+        ('{motion: "two\\nlines"}', "two\nlines"),
+        ('{motion: "slow" and fast}', '"slow" and fast'),
+        ('{motion: a "slow" pan}', 'a "slow" pan'),
+        ('{motion: "open}', '"open'),
+        ('{motion: "\\q"}', '"\\q"'),
+        ("{motion: ' ; '}".replace("'", '"'), " ; "),
+    ],
+)
+def test_a_value_in_quotes_may_hold_every_sign(braces: str, motion: str) -> None:
+    braces = braces.replace("//", "\\/\\/")
+    story = parse_storyboard(f"a {braces}")
+    assert (story.shots[0].caption, story.shots[0].motion) == ("a", motion)
+    assert parse_storyboard(to_text(story)) == story
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "words"),
+    [
+        ('a {motion: ""}', 12, "motion needs a value between its quotes"),
+        ('a {motion: "\\u0000"}', 12, "motion must not hold control characters, got U+0000"),
+        ('a {motion: "\\ud800"}', 12, "got U+D800"),
+        ('a {seed: "x"}', 11, "whole number from 0"),
+        ('a {motion: "x"; motion: "y"}', 17, "once per shot"),
+        ('a {motion: "x;y}', 3, "needs its '}'"),
+    ],
+)
+def test_what_is_wrong_in_quotes_is_named(text: str, column: int, words: str) -> None:
+    if words.startswith("needs its"):
+        text = text.removesuffix("}")
+    with pytest.raises(StoryboardError) as caught:
+        parse_storyboard(text)
+    assert words in str(caught.value)
+    assert (caught.value.line, caught.value.column) == (1, column)
+
+
+def test_a_script_tells_its_story_and_keyframes() -> None:
+    story = parse_storyboard("story: Ana leaves.\nA door. {keyframe: a red door}")
+    assert story.story == "Ana leaves."
+    assert story.shots[0].keyframe_prompt == "a red door"
+    assert to_text(story) == "story: Ana leaves.\n\nA door. {keyframe: a red door}\n"
 
 
 def test_the_whole_example_round_trips() -> None:
