@@ -282,6 +282,7 @@ def call_jointly(
     plan = JointPlan(
         mode=joint.mode,
         pairs=tuple(PairTokens(text=lengths[i % len(lengths)], image=image) for i in range(pairs)),
+        context=context_pairs(joint, executor.class_obj.patch_size),
     )
     read = _context_reader(executor.class_obj, joint, x, options)
     attention = JointAttention(plan, groups, context.shape[1], read)
