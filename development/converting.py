@@ -1,7 +1,7 @@
 """python3 dev.py convert NAME FILE: released weights of other formats as safetensors.
 
     python3 dev.py convert mmpl mmpl.pt --out MMPL_t2v_14B.safetensors
-    python3 dev.py convert mmpl mmpl.pt --base wan2.1_t2v_14B.safetensors --out difference.safetensors
+    python3 dev.py convert mmpl mmpl.pt --base wan_t2v_14B.safetensors --out diff.safetensors
 
 MMPL (arXiv 2508.03334): a pickled dict with the key `generator`; it is read by torch with
 weights_only, so nothing in it is run. The first form is a whole model, which ComfyUI loads as
