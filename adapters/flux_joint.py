@@ -111,7 +111,9 @@ def join_prompts(conditionings: Sequence[Conditioning]) -> Conditioning:
     """
     if not conditionings:
         raise ValueError("prompts must be one or more, got none")
-    entries = [_only_entry(one, f"prompt {i + 1}") for i, one in enumerate(conditionings)]
+    entries = [
+        _read_by_flux(_only_entry(one, f"prompt {i + 1}")) for i, one in enumerate(conditionings)
+    ]
     first, others = dict(entries[0][1]), entries[1:]
     for number, (_, options) in enumerate(others):
         _check_same(first, options, f"prompt {number + 2}")
@@ -181,6 +183,15 @@ def _only_entry(conditioning: Conditioning, name: str) -> tuple[Tensor, dict[str
         raise ValueError(f"{name} must be one conditioning, got {len(conditioning)} combined ones")
     text, options = conditioning[0]
     return text, options
+
+
+def _read_by_flux(entry: tuple[Tensor, dict[str, Any]]) -> tuple[Tensor, dict[str, Any]]:
+    """A prompt without the mask of its text tokens that some encoders give: core's Flux reads an
+    `attention_mask` only beside the size of the picture that it was made for (`extra_conds`)."""
+    text, options = entry
+    if "attention_mask_img_shape" in options:
+        return text, options
+    return text, {key: value for key, value in options.items() if key != "attention_mask"}
 
 
 def _check_same(first: dict[str, Any], other: dict[str, Any], name: str) -> None:

@@ -163,6 +163,21 @@ def test_joined_prompts_hold_every_text(family: Any) -> None:
     assert "model_conds" not in options
 
 
+def test_a_mask_of_text_tokens_is_nothing_to_flux(model: Any, family: Any) -> None:
+    """Some text encoders give one, as long as each text; core's Flux does not read it."""
+    from throughline.adapters.flux_joint import join_prompts, joint_keyframes
+
+    plain = [prompt(family, 1, 3), prompt(family, 2, 5)]
+    masked = [
+        [[text, {**options, "attention_mask": torch.ones(1, text.shape[1], dtype=torch.int64)}]]
+        for [[text, options]] in plain
+    ]
+    joint, noise = joint_keyframes(model, mode="full"), picture(1, rows=2)
+    made = sample(joint, noise, join_prompts(masked))
+    assert torch.equal(made, sample(joint, noise, join_prompts(plain)))
+    assert "attention_mask" in masked[0][0][1]
+
+
 def test_prompts_that_cannot_be_joined_are_named(family: Any) -> None:
     from throughline.adapters.flux_joint import join_prompts
 
