@@ -30,6 +30,7 @@ from .family import Conditioning
 from .fingerprint import fingerprint_value
 from .flux_joint_calls import JOINT, TEXT_TOKENS, Joint, call_jointly, prepare_jointly
 from .flux_joint_calls import ContextKeyframe as ContextKeyframe
+from .flux_joint_calls import kept_bytes as kept_bytes
 from .image_family import ImageCapabilities, ImageInputs
 from .memory_calls import apply_uncompiled
 

@@ -125,7 +125,7 @@ def _keep_context(
         device, dtype = model.load_device, model.model.get_dtype_inference()
         largest = max((one.latent for one in joint.context), key=Tensor.numel)
         needed = model.model.memory_required(list(largest.shape))
-        needed += context_bytes(joint, network, dtype)
+        needed += kept_bytes(model, context_tokens(joint, network.patch_size))
         comfy.model_management.load_models_gpu([model], memory_required=needed)
         made = run_context(network, joint, grid, device, dtype, options)
         for key, block in zip(keys, blocks, strict=True):
@@ -135,10 +135,10 @@ def _keep_context(
     return {block: leaf for block, leaf in found.items() if leaf is not None}
 
 
-def context_bytes(joint: Joint, network: Any, dtype: torch.dtype) -> int:
-    """What keeping the context takes: a key and a value as wide as the model, per token and single
-    block (Flux.1-dev in bfloat16: 38 x 2 x 3072 x 2 bytes = 0.47 MB per token)."""
-    tokens = context_tokens(joint, network.patch_size)
+def kept_bytes(model: ModelPatcher, tokens: int) -> int:
+    """What keeping so many tokens of context takes: a key and a value as wide as the model, per
+    single block (Flux.1-dev in bfloat16: 38 x 2 x 3072 x 2 bytes = 0.47 MB per token)."""
+    network, dtype = model.model.diffusion_model, model.model.get_dtype_inference()
     return tokens * len(network.single_blocks) * 2 * network.hidden_size * dtype.itemsize
 
 

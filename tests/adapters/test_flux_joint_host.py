@@ -298,7 +298,7 @@ def test_core_counts_what_is_kept(model: Any, family: Any) -> None:
     import comfy.model_management as management
     from comfy.patcher_extension import WrappersMP
 
-    from throughline.adapters.flux_joint import joint_keyframes
+    from throughline.adapters.flux_joint import joint_keyframes, kept_bytes
 
     shapes: list[list[int]] = []
     sizes: list[int] = []
@@ -318,6 +318,7 @@ def test_core_counts_what_is_kept(model: Any, family: Any) -> None:
     sample(joint, picture(1, rows=2), prompt(family, 1), callback=count)
     tokens = (3 + 6) + (4 + 1) + (5 + 24)
     assert sizes == [tokens * 2 * 2 * 48 * 4]  # blocks, keys and values, width, float32
+    assert kept_bytes(joint, tokens) == sizes[0]
     assert [shape[0] * shape[-1] for shape in shapes] == [2 * (8 * 12 + 22 * 4)]
 
 
