@@ -106,7 +106,12 @@ class ReferenceLatents:
 def with_reference_latents(
     conditioning: Conditioning, references: Sequence[torch.Tensor]
 ) -> Conditioning:
-    """Every entry with these references behind its own, as core's node ReferenceLatent does it."""
+    """Every entry with these references behind its own, as core's node ReferenceLatent does it.
+
+    Without references it stays as it is: core's OmniGen2 fails at an empty list.
+    """
+    if not references:
+        return conditioning
     return [
         with_values([entry], {REFERENCES: [*entry[1].get(REFERENCES, ()), *references]})[0]
         for entry in conditioning

@@ -19,7 +19,14 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.text_encoders.qwen_image import QwenImageTokenizer
 
-from .tiny_models import TinyFamily, TinyTextModel, TinyTokenizer, randomise, tiny_wan_vae
+from .tiny_models import (
+    TinyFamily,
+    TinyTextModel,
+    TinyTokenizer,
+    randomise,
+    tiny_text_encoder,
+    tiny_wan_vae,
+)
 
 TEXT_WIDTH = 24
 
@@ -201,7 +208,7 @@ qwen_edit = partial(
 )
 
 IMAGE_FAMILIES: dict[str, TinyImageFamily] = {
-    "flux": TinyImageFamily(models.Flux, FLUX, TEXT_WIDTH, 16),
+    "flux": TinyImageFamily(models.Flux, FLUX, TEXT_WIDTH, 16, text_encoder=tiny_text_encoder),
     "flux2_dev": TinyImageFamily(models.Flux2, FLUX_2, TEXT_WIDTH, vae=tiny_flux2_vae),
     "flux2_klein": TinyImageFamily(
         models.Flux2, {**FLUX_2, "guidance_embed": False}, TEXT_WIDTH, vae=tiny_flux2_vae
@@ -210,4 +217,5 @@ IMAGE_FAMILIES: dict[str, TinyImageFamily] = {
     "qwen_edit_2511": qwen_edit(unet_config={**QWEN, "default_ref_method": "index_timestep_zero"}),
     "omnigen2": TinyImageFamily(models.Omnigen2, OMNIGEN_2, TEXT_WIDTH, masks_text=True),
 }
-"""Flux.1-dev and Kontext are one class with one state dict: `flux` stands for both."""
+"""Flux.1-dev and Kontext are one class with one state dict: `flux` stands for both, and its text
+encoders give no mask."""

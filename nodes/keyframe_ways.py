@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .keyframe_plan import KeyframeRequest
 
-AUTOMATIC, ATLAS, JOINT, NONE = "automatic", "atlas", "joint (Flux.1-dev)", "none"
+AUTOMATIC, ATLAS, JOINT, NONE = "automatic", "atlas", "joint K/V", "none"
 MODES = (AUTOMATIC, ATLAS, JOINT, NONE)
 
 TOGETHER = 4

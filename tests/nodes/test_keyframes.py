@@ -9,21 +9,9 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-Graph = dict[str, Any]
+from .planner_graphs import SCRIPT, SIDE, Graph, planner_graph, recalled
+
 EVENT = "throughline.segment"
-SCRIPT = """@Ana = a woman in a green coat
-@Tom = a tall man
-#diner = a diner at night
-#street = a wet street
-== Scene 1 #diner ==
-<Ana> sits at the counter.
-<Tom> enters the diner.
-== Scene 2 #street ==
-[wide] Rain falls.
-== Scene 3 #diner ==
-<Ana> looks up.
-"""
-SIDE = 32
 
 
 class Look:
@@ -45,42 +33,6 @@ class Look:
     def look(self, **given: Any) -> tuple[()]:
         self.SEEN.append(given)
         return ()
-
-
-def planner_graph(family: str = "wan_t2v", script: str = SCRIPT, **changes: Any) -> Graph:
-    """Models "m", storyboard "b", the planner "p". `changes` are inputs of the planner."""
-    inputs: dict[str, Any] = {
-        "model": ["m", 0],
-        "clip": ["m", 1],
-        "vae": ["m", 2],
-        "storyboard": ["b", 0],
-        "negative_prompt": "blur",
-        "width": SIDE,
-        "height": SIDE,
-        "references": 0,
-        "reference_mode": "automatic",
-        "group_size": 0,
-        "levels": 3,
-        "seed": 3,
-        "steps": 2,
-        "cfg": 2.0,
-        "sampler_name": "euler",
-        "scheduler": "simple",
-        "guidance": 0.0,
-        "run_name": "frames",
-        "retakes": "",
-        "when_queued": "render",
-        "drift_gate": False,
-    }
-    chosen = {name: value for name, value in {**inputs, **changes}.items() if value is not None}
-    return {
-        "m": {
-            "class_type": "ThroughlineTestTinyModels",
-            "inputs": {"family": family, "seed": 0, "layers": 0},
-        },
-        "b": {"class_type": "ThroughlineStoryboard", "inputs": {"script": script, "fps": 0.0}},
-        "p": {"class_type": "ThroughlineKeyframePlanner", "inputs": chosen},
-    }
 
 
 def statuses(events: list[tuple[str, Any]], wanted: str) -> list[int]:
@@ -143,19 +95,6 @@ def same(left: list[torch.Tensor], right: list[torch.Tensor]) -> list[bool]:
 
 def text_of(outputs: dict[str, Any]) -> str:
     return str(outputs["p"]["text"][0])
-
-
-def recalled(report: str) -> dict[str, list[str]]:
-    """The names of the pictures that each shot saw, from the report."""
-    import re
-
-    seen: dict[str, list[str]] = {}
-    for line in report.splitlines():
-        if shot := re.match(r"(\d+\.\d+): ", line):
-            seen[shot[1]] = []
-        if line.startswith("  sees "):
-            seen[list(seen)[-1]] = re.findall(r"(?:sees|;) (\S+) at ", line)
-    return seen
 
 
 def test_every_shot_becomes_a_picture(
@@ -407,7 +346,7 @@ BAD = [
         "reference_mode 'atlas' is for models that take references as pictures",
         {"reference_mode": "atlas"},
     ),
-    ("model must make pictures jointly, got WAN21", {"reference_mode": "joint (Flux.1-dev)"}),
+    ("model must make pictures jointly, got WAN21", {"reference_mode": "joint K/V"}),
     ("needs a causal Wan model", {"sampler_name": "ar_video"}),
 ]
 
