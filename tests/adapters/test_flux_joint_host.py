@@ -140,6 +140,23 @@ def test_attention_that_a_pack_adds_is_left_alone(model: Any, family: Any) -> No
     assert lengths == [5]
 
 
+def test_reference_latents_belong_to_their_pictures(model: Any, family: Any) -> None:
+    """A Kontext reference is read with every picture, and by those that see it."""
+    from throughline.adapters.flux_joint import join_prompts, joint_keyframes
+
+    noise, texts = picture(1, rows=2), [prompt(family, 1, 7), prompt(family, 2, 4)]
+    shown = {"reference_latents": [picture(8, 4, 6)]}
+    referred = [[[text, {**options, **shown}]] for [[text, options]] in texts]
+    joint = joint_keyframes(model, mode="separate", context=keyframes(family))
+    made = sample(joint, noise, join_prompts(referred))
+    for i in range(2):
+        close(made[i : i + 1], sample(joint, noise[i : i + 1], referred[i]))
+    assert float((made - sample(joint, noise, join_prompts(texts))).abs().max()) > 1e-3
+    full, pack = with_pack(joint_keyframes(model, mode="full"))
+    sample(full, noise, join_prompts(referred))
+    assert pack.calls[-1] == ("single", 1, 2 * (7 + 24 + 6), (7 + 4) + 2 * (24 + 6))
+
+
 @pytest.mark.parametrize("order", ["LoRA first", "joint first"])
 def test_a_lora_counts_for_the_context_too(order: str, model: Any, family: Any) -> None:
     from throughline.adapters.flux_joint import join_prompts, joint_keyframes
