@@ -2,7 +2,7 @@
 
 References enter as memory (adapters/attach.py): clean latent frames of the past beside the one that
 is drawn. With a trained history encoder they are its tokens, and what the shot's own words name is
-recalled from them; without one they are whole latent frames. The pack's keyframe encoder is trained
+recalled from them; without one they are what the memory's form says. The pack's keyframe encoder is trained
 and measured through `remembering_references`, too.
 """
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from comfy.sd import CLIP, VAE
 
 ADVISED_REFERENCES = 4
-"""Of models that were not trained for a number: whole latent frames cost as much as the picture
-that is drawn, so four make a step five times as long (our choice)."""
+"""Of models that were not trained for a number: as small pictures of a quarter, four have as many
+tokens as the picture that is drawn (our choice)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

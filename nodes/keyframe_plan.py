@@ -33,7 +33,7 @@ from ..runs.paths import run_path
 from .film import CFG_LIMIT
 from .film_loras import FilmLoras, missing_loras, plan_loras
 from .film_memory import check_memory_fits
-from .keyframe_ways import JOINT, MODES, Way, way_of
+from .keyframe_ways import JOINT, MODES, NONE, Way, way_of
 from .recalling import DRIFT_THRESHOLD, Recaller, RecallSettings
 from .reference_files import References, read_references
 from .remembering import empty_memory, memory_request
@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 MOST_GUIDANCE = 100.0
 """The range of core's FluxGuidance."""
+
+UNTRAINED = (
+    "references enter this video model as a memory that nothing was trained for, and the pictures "
+    "suffer: connect a memory encoder that has a trained encoder, or set reference_mode to none"
+)
 
 FOLLOWED = ("recall", "refs", "audio")
 """Settings of a shot that the planner follows, and sound, which no picture has."""
@@ -156,6 +161,8 @@ def plan_story(request: KeyframeRequest) -> Story:
     segments = plan_keyframes(storyboard, request.seed, parse_takes(request.retakes))
     references = read_references(storyboard)
     loras = plan_loras(request.loras, storyboard, request.model, None)
+    steps = keyframe_steps(len(segments), way.together)
+    _check_groups(steps, loras, storyboard)
     return Story(
         request=request,
         family=family,
@@ -163,7 +170,7 @@ def plan_story(request: KeyframeRequest) -> Story:
         shape=tuple(shape),
         sampler=sampler,
         segments=segments,
-        steps=keyframe_steps(len(segments), way.together),
+        steps=steps,
         parameters={
             **_parameters(request, family, sampler),
             **_memory_parameters(request, memory),
@@ -245,7 +252,7 @@ def _check_vae(request: KeyframeRequest, family: ImageFamily, shape: Sequence[in
 
 
 def _memory(request: KeyframeRequest, family: ImageFamily, shape: Sequence[int]) -> Memory | None:
-    """How a video model remembers references; without a connected memory as whole frames."""
+    """How a video model remembers references; without a connected memory as small pictures."""
     given: object = request.memory
     if not isinstance(family, VideoImages):
         if given is not None:
@@ -255,7 +262,7 @@ def _memory(request: KeyframeRequest, family: ImageFamily, shape: Sequence[int])
             )
         return None
     if given is None:
-        return _whole_frames(request) if takes_references(request.model) else None
+        return _small_pictures(request) if takes_references(request.model) else None
     if not isinstance(given, Memory):
         raise ValueError(f"memory must come from a memory encoder node, got {type(given).__name__}")
     check_memory_fits(given, request.model)
@@ -271,12 +278,17 @@ def _memory(request: KeyframeRequest, family: ImageFamily, shape: Sequence[int])
     return given
 
 
-def _whole_frames(request: KeyframeRequest) -> Memory:
-    """References as whole latent frames: what needs no training."""
+def _small_pictures(request: KeyframeRequest) -> Memory:
+    """References as small pictures: what needs no training and still lets the words decide.
+
+    On the demo model whole latent frames draw the reference once more, whatever the prompt says and
+    however far away in time they stand; small ones do not, but the picture suffers. Neither is
+    recall: that takes a trained encoder.
+    """
     inputs = {
         "model": request.model,
         "vae": request.vae,
-        "form": "whole recent frames (no training)",
+        "form": "small pictures (no training)",
         "rate": "2x2x2",
         "recent_frames": "automatic",
         "window": 0,
@@ -310,6 +322,18 @@ def _sampler_settings(request: KeyframeRequest, family: ImageFamily) -> SamplerS
         sigmas = schedule_sigmas(request.model, name, request.scheduler, request.steps)
     sampler = request.sampler or comfy.samplers.sampler_object(name)
     return SamplerSettings(sampler=sampler, sigmas=sigmas, cfg=request.cfg)
+
+
+def _check_groups(steps: Sequence[Sequence[int]], loras: FilmLoras, storyboard: Storyboard) -> None:
+    """One sampler call has one set of weights."""
+    for step in steps:
+        worn = {loras.of_shots[index] if loras.of_shots else () for index in step}
+        if len(worn) > 1:
+            first, last = storyboard.shots[step[0]].id, storyboard.shots[step[-1]].id
+            raise ValueError(
+                f"loras must be the same for shots that are drawn together, got different ones in "
+                f"shots {first} to {last}: set group_size to 1, or give them the same LoRAs"
+            )
 
 
 def _recall_settings(request: KeyframeRequest) -> RecallSettings:
@@ -362,7 +386,9 @@ def _warnings(
     references: References,
 ) -> tuple[str, ...]:
     follows = (*FOLLOWED, *loras.follows, *(("strength",) if memory is not None else ()))
+    untrained = memory is not None and not memory.trained and request.reference_mode != NONE
     return (
+        *((UNTRAINED,) if untrained else ()),
         *storyboard.warnings,
         *references.notes,
         *ignored_settings(storyboard, follows),

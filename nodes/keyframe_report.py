@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..adapters.flux_joint import kept_bytes
 from ..memory.retrieval import Ranked
 from ..planning.keyframe_prompts import LONGEST_PROMPT, estimated_tokens
 from ..planning.keyframes import KeyframeSegment
-from .keyframe_ways import Arranged
+from .keyframe_ways import Arranged, Together
 from .recall_report import LeftOut
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ def story_report(story: Story, shots: Sequence[ShotReport], made: int) -> str:
     ]
     if story.way.most:
         lines.append(f"recall: {story.recaller.scorer}")
+    if isinstance(story.way, Together):
+        kept = max((shot.arranged.tokens for shot in shots if shot.arranged), default=0)
+        megabytes = kept_bytes(story.request.model, kept) / 1e6
+        lines.append(
+            f"kept while sampling: at most {megabytes:.0f} MB of keys and values, which ComfyUI "
+            "moves to RAM where they do not fit"
+        )
     for shot in shots:
         lines += _shot_lines(shot)
     return "\n".join([*lines, *(f"Warning, {warning}" for warning in story.warnings)])
