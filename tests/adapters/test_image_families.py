@@ -151,6 +151,18 @@ def test_references_change_the_picture_and_nothing_else(
     assert held == [3 if name in NEGATIVE else 0]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_references_leave_no_key(name: str, images: ModuleType, models: dict[str, Any]) -> None:
+    """OmniGen2 fails on an empty list."""
+    model, tiny = models[name], images.IMAGE_FAMILIES[name]
+    family = family_of(model)
+    inputs = family.with_references(model, tiny.conditioning(1), tiny.conditioning(2), [])
+    empty = torch.zeros(family.latent_shape(model, 32, 32))
+    assert torch.isfinite(sample(inputs.model, inputs.positive, inputs.negative, empty)).all()
+    for _, options in (*inputs.positive, *inputs.negative):
+        assert "reference_latents" not in options
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "flux"])
 def test_more_than_the_cap_is_refused_by_name(name: str, models: dict[str, Any]) -> None:
     model = models[name]
