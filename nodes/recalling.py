@@ -245,10 +245,10 @@ class Recaller:
         return cosines(asked, [self._vectors[one.id] for one in candidates])
 
     def _text_similarity(self, wanted: Wanted, candidates: Sequence[Candidate]) -> list[float]:
-        captions = [_words(one) for one in candidates]
+        captions = [compared_words(one) for one in candidates]
         if self._clip is None:
-            return tfidf_similarity(_words(wanted), captions)
-        return cosines(self._text(_words(wanted)), [self._text(one) for one in captions])
+            return tfidf_similarity(compared_words(wanted), captions)
+        return cosines(self._text(compared_words(wanted)), [self._text(one) for one in captions])
 
     def _text(self, text: str) -> torch.Tensor:
         assert self._clip is not None
@@ -265,7 +265,7 @@ def _nearest(
     return nearest, drifts[nearest]
 
 
-def _words(one: Candidate | Wanted) -> str:
+def compared_words(one: Candidate | Wanted) -> str:
     """What is compared: the caption with its tags and its place."""
     return " ".join([one.caption, *one.characters, one.location or ""]).strip()
 
