@@ -24,7 +24,6 @@ from ..adapters.fingerprint import (
 from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
 from ..adapters.sampling import SamplerSettings
 from ..adapters.text import check_text
-from ..memory.keyframes import Keyframes
 from ..planning.formats import read_storyboard
 from ..planning.frames import FrameGrid
 from ..planning.segments import (
@@ -41,6 +40,7 @@ from .film_keyframes import FilmKeyframes, describe_keyframes, plan_keyframes
 from .film_loras import FilmLoras, film_warnings, plan_loras
 from .film_memory import FilmMemory, plan_memory
 from .film_sampler import check_choice, low_noise_parameters, sampler_settings
+from .keyframe_value import Keyframes
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -120,6 +120,7 @@ class Film:
     """
 
     request: FilmRequest
+    storyboard: Storyboard
     family: Family
     geometry: LatentGeometry
     sampler: SamplerSettings
@@ -180,6 +181,7 @@ def plan_film(request: FilmRequest) -> Film:
     )
     return Film(
         request=request,
+        storyboard=storyboard,
         family=family,
         geometry=geometry,
         sampler=sampler,

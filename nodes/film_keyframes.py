@@ -12,11 +12,11 @@ import torch
 from ..adapters.family import Capabilities, Family
 from ..adapters.fingerprint import fingerprint_value
 from ..adapters.wan_context import CONTEXT_WEIGHTS, ContextWeights
-from ..memory.keyframes import Keyframes
 from ..planning.keyframe_use import KeyframePlan, unused_keyframes
 from ..planning.segments import Segment
 from ..planning.storyboard import Storyboard
 from ..runs.keys import KEYFRAMES
+from .keyframe_value import Keyframes
 
 if TYPE_CHECKING:
     from .film import FilmRequest

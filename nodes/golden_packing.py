@@ -17,8 +17,8 @@ from ..adapters.reference_latents import REFERENCES
 from ..adapters.references import noisy_latents, packed_pictures
 from ..memory.golden import Packing, PackingPolicy, pack_references
 from ..memory.golden_atlas import merge_left_over, pack_atlas
-from ..memory.keyframes import Keyframes
 from .golden_report import REASONS
+from .keyframe_value import Keyframes
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

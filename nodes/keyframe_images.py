@@ -8,8 +8,8 @@ import comfy.utils
 import torch
 from comfy_api.latest import io, ui
 
-from ..memory.keyframes import Keyframes
 from ..planning.storyboard import Storyboard, listed
+from .keyframe_value import Keyframes
 from .sockets import TL_KEYFRAMES, TL_STORYBOARD
 
 

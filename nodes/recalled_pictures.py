@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..memory.keyframes import Keyframes
 from ..memory.retrieval import Candidate, Ranked, Weights
 from ..planning.storyboard import Storyboard, find_recall, find_tags, listed
+from .keyframe_value import Keyframes
 from .recalling import DRIFT_THRESHOLD, Recaller, RecallSettings, reference_file
 from .reference_files import read_references
 from .retrieval import labelled, sheet_of

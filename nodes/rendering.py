@@ -17,6 +17,7 @@ from ..adapters.blank import BlankClips, ClipFiles
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
 from ..adapters.keyframe_latents import end_latent, start_latent
+from ..adapters.lora_switch import Dressed
 from ..adapters.sampling import StepCallback, sample_segment
 from ..adapters.text import check_text
 from ..planning.segments import Segment
@@ -96,7 +97,7 @@ def describe_film(film: Film, node_id: str) -> str:
         _announce(film, node_id, segment, status, state.reason)
         outcome = f"to render, {state.reason}" if state.needs_render else "finished"
         lines.append(f"segment {segment.number} ({segment.shot_id}): {outcome}")
-    return "\n".join(lines)
+    return "\n".join((*lines, *film.notes))
 
 
 def render_film(film: Film, node_id: str) -> RenderedFilm:
@@ -239,6 +240,12 @@ class FilmRenderer:
         self._progress.update_absolute(done + film.sampler.steps)
         return latent
 
+    def dressed(self, segment: Segment) -> Dressed:
+        """The model with the segment's LoRAs and its conditionings, for other ways to sample."""
+        dress = self._loras.dress(self._film.loras.of(segment))
+        plain = self._loras.model, self._positive(segment), self._negative(segment)
+        return plain if dress is None else dress(*plain)
+
     def _blanks_of(self, segment: Segment, end: torch.Tensor | None) -> BlankClips:
         """Clips of a segment that begins or ends with a picture are its own, all others shared."""
         start = self._start_pixels(segment)
@@ -349,10 +356,20 @@ def _shrunk(picture: torch.Tensor) -> torch.Tensor:
 def preview_jpeg(vae: VAE, latent: torch.Tensor, segment: Segment) -> bytes:
     """A thumbnail of the segment's middle new latent frame, decoded alone."""
     middle = (segment.known_latent_frames + segment.latent_frames) // 2
-    frames = vae.decode(_shrunk(latent[:, :, middle]).unsqueeze(2))
+    return jpeg_bytes(frame_picture(vae, latent[:, :, middle]))
+
+
+def frame_picture(vae: VAE, latent_frame: torch.Tensor) -> Image.Image:
+    """A small picture of one latent frame b c h w, decoded alone."""
+    frames = vae.decode(_shrunk(latent_frame).unsqueeze(2))
     frame = frames.reshape(-1, *frames.shape[-3:])[-1].clamp(0.0, 1.0)
     picture = Image.fromarray((frame.cpu() * 255.0).round().to(torch.uint8).numpy())
     picture.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return picture
+
+
+def jpeg_bytes(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a thumbnail's file."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=PREVIEW_QUALITY)
     return stream.getvalue()

@@ -174,7 +174,9 @@ def test_what_would_be_rendered_is_only_shown(
     outputs, _ = run_film(
         keyframed(film, "1, 2, 3", when_queued="only show what would be rendered")
     )
-    assert outputs["s"]["text"][0].count("to render, not made yet") == 3
+    (text,) = outputs["s"]["text"]
+    assert text.count("to render, not made yet") == 3
+    assert text.splitlines()[-1] == "keyframes used: 2 as start frame, 1 as end frame"
     assert not (runs / "film").exists()
 
 
@@ -254,8 +256,8 @@ def test_a_memory_remembers_the_keyframes(
 def plan(comfy: ModuleType) -> Callable[..., Any]:
     """`plan(family, **inputs)`: a film of SCRIPT with a keyframe per shot, planned."""
     from development.tiny_models import FAMILIES, tiny_wan_vae
-    from throughline.memory.keyframes import Keyframes
     from throughline.nodes.film import film_request, plan_film
+    from throughline.nodes.keyframe_value import Keyframes
     from throughline.planning.script import parse_storyboard
 
     def make(family: str = "wan22_i2v", **changes: Any) -> Any:
@@ -363,7 +365,7 @@ def test_keyframes_that_are_not_finite(plan: Callable[..., Any]) -> None:
 
 
 def test_a_start_image_and_keyframes_of_later_shots(plan: Callable[..., Any]) -> None:
-    from throughline.memory.keyframes import Keyframes
+    from throughline.nodes.keyframe_value import Keyframes
     from throughline.planning.script import parse_storyboard
 
     keyframes = Keyframes(
@@ -376,7 +378,7 @@ def test_a_start_image_and_keyframes_of_later_shots(plan: Callable[..., Any]) ->
 def test_settings_that_a_planner_followed_are_not_called_without_effect(
     plan: Callable[..., Any],
 ) -> None:
-    from throughline.memory.keyframes import Keyframes
+    from throughline.nodes.keyframe_value import Keyframes
     from throughline.planning.script import parse_storyboard
 
     storyboard = parse_storyboard("A room.\n[cut] A garden. {recall: 1.1}")

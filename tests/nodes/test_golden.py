@@ -232,6 +232,8 @@ def test_the_joint_mode_reads_pictures_as_keyframes(run_golden: Callable[..., An
     report, seen = run_golden(graph("flux", reference_mode="joint K/V"))
     assert report.startswith(f"Flux.1-dev (joint): 4 pictures in 4 references, {sum(COUNTS)} tok")
     assert all(one == [] for one in seen)
+    kept = 2 * 2 * 48 * 4 * sum(COUNTS) / 1e6  # K and V of two single blocks, 48 wide in float32
+    assert report.splitlines()[-1].startswith(f"Kept while sampling: {kept:.1f} MB")
     tiny = IMAGE_FAMILIES["flux"]
     inputs = listed(tiny, reference_mode="joint K/V", reference_noise=0.2, seed=4)
     model = GoldenMemPack.execute(**inputs).args[0]
@@ -244,8 +246,8 @@ def test_the_joint_mode_reads_pictures_as_keyframes(run_golden: Callable[..., An
 
 def test_keyframes_follow_the_images_newest_first(comfy: ModuleType) -> None:
     from development.tiny_images import IMAGE_FAMILIES
-    from throughline.memory.keyframes import Keyframes
     from throughline.nodes.golden import GoldenMemPack
+    from throughline.nodes.keyframe_value import Keyframes
     from throughline.planning.script import parse_storyboard
 
     storyboard = parse_storyboard("A red room.\nA garden.\nA street.")
