@@ -2,8 +2,8 @@
 
 References enter as memory (adapters/attach.py): clean latent frames of the past beside the one that
 is drawn. With a trained history encoder they are its tokens, and what the shot's own words name is
-recalled from them; without one they are what the memory's form says. The pack's keyframe encoder is trained
-and measured through `remembering_references`, too.
+recalled from them; without one they are what the memory's form says. The pack's keyframe encoder
+is trained and measured through `remembering_references`, too.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from ..adapters.image_family import ImageInputs
 from ..adapters.image_sampling import as_frames, as_model_latents, sample_keyframes
 from ..adapters.sampling import StepCallback
 from ..adapters.text import check_text
-from ..memory.keyframes import Keyframes
 from ..memory.retrieval import Ranked
 from ..memory.statistics import latent_statistics
 from ..planning.keyframe_prompts import Reference, keyframe_prompt
@@ -31,6 +30,7 @@ from ..runs.states import SegmentState
 from .events import announce_segment
 from .keyframe_plan import Story
 from .keyframe_report import ShotReport, said_of, story_report
+from .keyframe_value import Keyframes
 from .keyframe_ways import Arranged, Drawn, Source
 from .recall_report import LeftOut
 from .recalling import reference_file
@@ -254,7 +254,7 @@ class StoryMaker:
         )
         strength = self._strength(index)
         way = story.way.name if strength == 1.0 else f"{story.way.name} {strength!r}"
-        return decide(story.segments[index], prompt, arranged.shown, way)
+        return decide(story.segments[index], prompt, arranged.shown, way, story.way.remembers)
 
     def _strength(self, index: int) -> float:
         """A shot's own strength, where references are a memory; that has 0 to 1."""

@@ -123,6 +123,11 @@ class Way(Protocol):
     @property
     def together(self) -> int: ...
 
+    @property
+    def remembers(self) -> bool:
+        """Whether even a keyframe without references sees what a memory was given."""
+        ...
+
     def arrange(self, sources: Sequence[Source]) -> Arranged:
         """Chosen pictures, best first, as the model gets them."""
         ...
@@ -140,6 +145,8 @@ def way_of(request: KeyframeRequest, family: ImageFamily) -> Way:
     mode, capabilities = request.reference_mode, family.capabilities(request.model)
     target = (request.height, request.width)
     if mode == NONE or capabilities.most_references == 0:
+        if isinstance(family, VideoImages):
+            family = family.with_memory(None, 1.0)
         return NoReferences(family)
     most = _most(request, family, capabilities)
     if isinstance(family, VideoImages):
@@ -220,6 +227,7 @@ class NoReferences:
     name: str = "no references"
     most: int = 0
     together: int = 1
+    remembers: bool = False
 
     def arrange(self, sources: Sequence[Source]) -> Arranged:
         return Arranged()
@@ -242,6 +250,7 @@ class Listed:
     target: tuple[int, int]
     name: str = "reference list"
     together: int = 1
+    remembers: bool = False
 
     @property
     def most(self) -> int:
@@ -307,6 +316,10 @@ class Remembered:
     latent_size: tuple[int, int]
     name: str = "memory"
     together: int = 1
+
+    @property
+    def remembers(self) -> bool:
+        return self.family.memory is not None and bool(self.family.memory.bank.entries)
 
     def arrange(self, sources: Sequence[Source]) -> Arranged:
         ordered = sorted(sources, key=lambda one: -1 if one.shot is None else one.shot)

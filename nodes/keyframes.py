@@ -57,8 +57,8 @@ class KeyframePlanner(io.ComfyNode):
                 TL_MEMORY.Input(
                     "memory",
                     optional=True,
-                    tooltip="Only for video models: how they remember references. Connect a trained "
-                    "one; without it references are small pictures, which help little.",
+                    tooltip="Only for video models: how they remember references. Connect a "
+                    "trained one; without it references are small pictures, which help little.",
                 ),
                 TL_LORAS.Input(
                     "loras",

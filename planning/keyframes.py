@@ -99,16 +99,25 @@ def keyframe_steps(count: int, together: int) -> tuple[tuple[int, ...], ...]:
 
 
 def decide(
-    segment: KeyframeSegment, prompt: str, shown: Sequence[ShownReference], way: str
+    segment: KeyframeSegment,
+    prompt: str,
+    shown: Sequence[ShownReference],
+    way: str,
+    remembers: bool = False,
 ) -> KeyframeSegment:
-    """The segment with its prompt and its references, best first; `way` says how they enter."""
+    """The segment with its prompt and its references, in the model's order.
+
+    `way` says how they enter; `remembers`: there is a memory that holds something by itself, which
+    even a keyframe without references sees.
+    """
     recalls = tuple(one.shot for one in shown if one.shot is not None)
+    sees = bool(shown) or remembers
     return replace(
         segment,
         prompt=prompt,
-        start="memory" if shown else "text",
-        recalls=recalls if shown else None,
-        shown=(way, *(one.words for one in shown)) if shown else (),
+        start="memory" if sees else "text",
+        recalls=recalls if sees else None,
+        shown=(way, *(one.words for one in shown)) if sees else (),
         decided=True,
     )
 

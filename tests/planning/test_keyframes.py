@@ -90,6 +90,17 @@ def test_all_that_a_keyframe_sees_is_in_its_key() -> None:
     assert len(every) == len(others) + 1
 
 
+def test_what_a_memory_holds_by_itself_is_in_the_key_of_every_keyframe() -> None:
+    first = plan_keyframes(BOARD, 0, {})[0]
+    seeing = decide(first, "A door.", (), "memory", remembers=True)
+    assert (seeing.start, seeing.recalls) == ("memory", ())
+    alone = decide(first, "A door.", (), "memory")
+    parameters = [{**PARAMETERS, "memory": name} for name in ("a", "b")]
+    keys_of = [segment_keys(one, [seeing]) for one in parameters]
+    assert keys_of[0] != keys_of[1]
+    assert segment_keys(parameters[0], [alone]) == segment_keys(parameters[1], [alone])
+
+
 def test_what_a_recalled_keyframe_was_made_from_is_in_the_key_too() -> None:
     first, second, *_ = plan_keyframes(BOARD, 0, {})
     seen = decide(second, "A street.", (KEYFRAME,), "list")
