@@ -254,7 +254,8 @@ def _covering(
 
 def _greedy_cover(pool: Sequence[Ranked], missing: set[str], slots: int) -> list[Ranked]:
     """Greedy set cover: each time the one with the most missing characters, ties by score."""
-    missing, chosen = set(missing), []
+    missing = set(missing)
+    chosen: list[Ranked] = []
     while missing and len(chosen) < slots:
         best = max(pool, key=lambda one: len(missing & _characters([one])), default=None)
         new = missing & _characters([best]) if best is not None else set()

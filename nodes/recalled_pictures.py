@@ -8,7 +8,14 @@ from typing import Any
 import torch
 
 from ..memory.retrieval import Candidate, Ranked, Weights
-from ..planning.storyboard import Storyboard, find_recall, find_tags, listed
+from ..planning.storyboard import (
+    Character,
+    Location,
+    Storyboard,
+    find_recall,
+    find_tags,
+    listed,
+)
 from .keyframe_value import Keyframes
 from .recalling import DRIFT_THRESHOLD, Recaller, RecallSettings, reference_file
 from .reference_files import read_references
@@ -148,7 +155,7 @@ def asked_names(text: str, storyboard: Storyboard, images: tuple[str, ...]) -> t
     """Names that are asked for by hand on the node, separated by commas: shots, also later ones,
     characters, places, "image 2". Raises ValueError for one that there is not."""
     known = [*(shot.id for shot in storyboard.shots), *images]
-    named = (*storyboard.characters, *storyboard.locations)
+    named: list[Character | Location] = [*storyboard.characters, *storyboard.locations]
     wanted = [word.strip() for word in text.replace("，", ",").replace("、", ",").split(",")]
     return tuple(dict.fromkeys(find_recall(word, known, named) for word in wanted if word))
 
