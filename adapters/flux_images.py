@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LATENT_CHANNELS = 16
 """Input channels of Flux.1 without control or inpainting channels beside the latent."""
 
+MOST_PIXELS = 1024 * 1024
+"""Of one of several references of Flux.2 (`encode_image_refs` of its makers' sampling.py)."""
+
 
 @dataclass(frozen=True)
 class FluxKontext(ReferenceLatents):
@@ -65,6 +68,7 @@ class Flux2Dev(ReferenceLatents):
             method=_method(model),
             negative_references=False,
             template="numbered",
+            most_pixels=MOST_PIXELS,
         )
 
 
@@ -85,6 +89,7 @@ class Flux2Klein(ReferenceLatents):
             method=_method(model),
             negative_references=True,
             template="numbered",
+            most_pixels=MOST_PIXELS,
         )
 
 

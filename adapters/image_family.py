@@ -31,7 +31,7 @@ class ImageCapabilities:
     at all, None for any number; `advised_references` what its makers advise. `method` is core's
     `reference_latents_method`, "" where it does not apply. `negative_references`: with guidance the
     references stand on the negative side, too. `least_side` are the pixels below which a reference
-    says little.
+    says little, `most_pixels` what its makers give one of several references at most.
     """
 
     unit: int
@@ -41,6 +41,7 @@ class ImageCapabilities:
     negative_references: bool
     template: PromptTemplate
     least_side: int = 256
+    most_pixels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
+from ..adapters.flux_joint import kept_bytes
 from ..memory.golden import PHI
 from ..planning.segments import SEED_RANGE
 from .golden_packing import (
+    JOINT,
     LEAVE_OUT,
     LEFT_OVER,
     REFERENCE_LIST,
@@ -223,10 +225,20 @@ class GoldenMemPack(io.ComfyNode):
         packing = plan_references(request, family, capabilities)
         made = attach_references(request, family, packing)
         report = packing_report(packing, request.names, family.name, capabilities)
+        if request.mode == JOINT:
+            report += f"\n{kept_line(request.model, packing.tokens)}"
         picture = packing_picture(packing, request.pictures, request.names)
         negative = made.negative or ExecutionBlocker("negative must be connected to be used")
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}
         return io.NodeOutput(made.model, made.positive, negative, picture, report, ui=shown)
+
+
+def kept_line(model: Any, tokens: int) -> str:
+    """What the joint mode keeps for the references while it samples."""
+    return (
+        f"Kept while sampling: {kept_bytes(model, tokens) / 1e6:,.1f} MB of keys and values, in "
+        "RAM where they do not fit the card"
+    )
 
 
 OPTIONAL: dict[str, list[Any]] = {

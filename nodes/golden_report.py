@@ -118,6 +118,17 @@ def _warnings(
             f"Warning, below {capabilities.least_side} pixels a reference of {family} says little "
             f"more than colour and layout: {_listed(small, names)}"
         )
+    most = capabilities.most_pixels
+    large = [
+        one.source
+        for one in packing.references
+        if most is not None and one.height * one.width > most
+    ]
+    if large and slots > 1:
+        warnings.append(
+            f"Warning, the makers of {family} give one of several references {most:,} pixels at "
+            f"most: lower base_short for {_listed(large, names)}"
+        )
     return warnings
 
 

@@ -116,6 +116,19 @@ def test_the_report_says_where_there_is_no_bound(dev: Any) -> None:
     assert "Warning, Flux.2 dev is advised 6 references at most, got 7" in report
 
 
+def test_more_pixels_than_the_makers_give_are_named(dev: Any) -> None:
+    from throughline.nodes.golden_report import packing_report
+
+    large = (1152, 1152)  # level 1 is 704 x 704
+    packing = pack_references([large] * 2, large, PackingPolicy())
+    warning = (
+        "give one of several references 1,048,576 pixels at most: lower base_short for image 1"
+    )
+    assert packing_report(packing, names(2), "Flux.2 dev", dev).endswith(warning)
+    alone = pack_references([large], large, PackingPolicy())
+    assert "Warning" not in packing_report(alone, names(1), "Flux.2 dev", dev)
+
+
 def test_the_report_of_an_atlas(dev: Any) -> None:
     from throughline.nodes.golden_report import packing_report
 
