@@ -10,7 +10,7 @@ frames of a segment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -235,6 +235,7 @@ def preset_layouts(latent_frames: int = MMPL_LATENT_FRAMES) -> dict[str, Layout]
         "without near anchors": (*middle, end - 1, end),
         "without middle anchors": (HANDED, HANDED + 1, end - 1, end),
         "end only": (end,),
+        "two at the end": (end - 1, end),  # for short segments, where near and middle meet
         "one middle and end": (middle[0], end),
         "two middle and end": (*centre, end),
         "wide middle and end": (*wide, end),
@@ -250,3 +251,16 @@ def preset_layouts(latent_frames: int = MMPL_LATENT_FRAMES) -> dict[str, Layout]
         except ValueError:
             continue  # a short segment has no room for this one
     return {layout.name: layout for layout in layouts}
+
+
+def split_start(layout: Layout) -> Layout:
+    """The layout for a segment of which only the first frame is known: the others that it starts
+    from are made after it, seeing it, as the I2V model does."""
+    first, *groups = layout.groups
+    if len(first.ids) == 1:
+        return layout
+    split = (
+        Group(kind="initial", ids=first.ids[:1]),
+        Group(kind="initial", ids=first.ids[1:], visible=first.ids[:1]),
+    )
+    return replace(layout, groups=(*split, *groups))

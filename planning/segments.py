@@ -15,7 +15,7 @@ from .frames import FrameGrid
 from .keyframe_use import KeyframePlan, with_keyframes
 from .storyboard import MAX_FPS, MAX_SECONDS, Shot, Storyboard, video_prompt
 
-Start = Literal["text", "image", "keyframe", "latent", "tail", "memory"]
+Start = Literal["text", "image", "keyframe", "latent", "tail", "memory", "plan"]
 Transition = Literal["cut", "continue"]
 
 PromptOf = Callable[[Storyboard, Shot], str]

@@ -1,7 +1,9 @@
 """The film of a run as a stream: latents from disk, frames to whoever looks at them next.
 
 A chain is decoded as one clip: its segments' latents one after the other, each later one without
-the latent frames it was handed. Nothing here holds more than a segment.
+the latent frames it was handed. Segments that fill a plan are clips of their own, each with the
+frames that it shares with the one before at its beginning; those are dropped, or cross-faded.
+Nothing here holds more than a segment.
 """
 
 from __future__ import annotations
@@ -42,8 +44,17 @@ def segment_frames(run: Run, grid: FrameGrid) -> tuple[int, ...]:
     counts = []
     for record in run.segments:
         new = record.film_latent_frames
-        counts.append(new * grid.frames_per_latent if record.start == "tail" else grid.frames(new))
+        if record.is_planned:
+            counts.append(grid.frames(new) - shared_frames(record, grid))
+        else:
+            whole = record.start == "tail"
+            counts.append(new * grid.frames_per_latent if whole else grid.frames(new))
     return tuple(counts)
+
+
+def shared_frames(record: SegmentRecord, grid: FrameGrid) -> int:
+    """Frames at the beginning of a filled segment that the one before ends with (5 for Wan)."""
+    return grid.frames(record.known_latent_frames) if record.known_latent_frames else 0
 
 
 def film_parts(
@@ -51,8 +62,12 @@ def film_parts(
 ) -> Iterator[FilmPart]:
     """Decode one chain of the run and say which segment each frame belongs to.
 
-    Raises ValueError when the decoder gives another number of frames than the grid says.
+    `overlap_blend` counts latent frames, in a plan frames. Raises ValueError when the decoder gives
+    another number of frames than the grid says.
     """
+    if chain[0].is_planned:
+        yield from _joined_parts(run, chain, decode, grid, overlap_blend)
+        return
     counts = segment_frames(run, grid)
     position, offset = 0, 0
     for decoded in decode(chain_latents(run, chain, overlap_blend)):
@@ -69,6 +84,63 @@ def film_parts(
                     position, offset = position + 1, 0
     if position < len(chain):
         raise _wrong_count(run, "fewer")
+
+
+def _joined_parts(
+    run: Run, chain: tuple[SegmentRecord, ...], decode: Decode, grid: FrameGrid, blend: int
+) -> Iterator[FilmPart]:
+    """Filled segments one after the other. The last `blend` frames of each wait for the next one,
+    which begins with its own version of them."""
+    waiting: FilmPart | None = None
+    for record in chain:
+        shared = shared_frames(record, grid)
+        kept = min(blend, _shared_frames_after(run, record, grid))
+        lead: list[Tensor] = []
+        own = FilmPart(record, 0, torch.empty(0))
+        for start, frames in _clip_frames(run, record, decode, grid):
+            cut = max(0, min(shared - start, len(frames)))
+            lead.append(frames[:cut])
+            if waiting is not None and start + len(frames) >= shared:
+                yield _faded(waiting, torch.cat(lead))
+                waiting = None
+            fresh = frames[cut:]
+            held = torch.cat((own.frames, fresh)) if len(own.frames) else fresh
+            ready = max(0, len(held) - kept)
+            if ready:
+                yield FilmPart(record, own.offset, held[:ready])
+            own = FilmPart(record, own.offset + ready, held[ready:])
+        waiting = own if len(own.frames) else None
+
+
+def _clip_frames(
+    run: Run, record: SegmentRecord, decode: Decode, grid: FrameGrid
+) -> Iterator[tuple[int, Tensor]]:
+    """The frames of one segment decoded alone, each piece with the place of its first."""
+    give_back_freed_memory()
+    start, wanted = 0, grid.frames(record.latent_frames)
+    for decoded in decode(iter([run.latent(record.index)])):
+        for frames in torch.split(decoded, FRAMES_AT_ONCE):
+            if start + len(frames) > wanted:
+                raise _wrong_count(run, "more")
+            yield start, frames
+            start += len(frames)
+    if start < wanted:
+        raise _wrong_count(run, "fewer")
+
+
+def _shared_frames_after(run: Run, record: SegmentRecord, grid: FrameGrid) -> int:
+    """Frames at the end of a filled segment that the next one begins with."""
+    after = record.index + 1
+    if after == len(run.segments) or not run.segments[after].continues:
+        return 0
+    return shared_frames(run.segments[after], grid)
+
+
+def _faded(held: FilmPart, lead: Tensor) -> FilmPart:
+    """Held frames passing into the next segment's version of them, which are the last of `lead`."""
+    count = len(held.frames)
+    weight = (torch.arange(1, count + 1) / (count + 1)).view(-1, 1, 1, 1).to(held.frames)
+    return FilmPart(held.record, held.offset, torch.lerp(held.frames, lead[-count:], weight))
 
 
 def chain_latents(

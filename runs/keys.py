@@ -44,7 +44,11 @@ KEYFRAMES = "keyframes"
 """Reserved entry of the run's parameters: by index of a segment, as text, how it uses which
 pictures, each as "use digest". It enters the key of that segment only."""
 
-BY_SEGMENT = (LORAS, KEYFRAMES)
+PLANNED = "planned"
+"""Reserved entry of the run's parameters: by index of a segment, as text, what of a plan it
+follows: its layout and length while it is planned, the plan's content when it is filled."""
+
+BY_SEGMENT = (LORAS, KEYFRAMES, PLANNED)
 """The entries that are kept by index of a segment."""
 
 

@@ -24,6 +24,9 @@ from typing import Any
 from .keys import canonical
 
 VERSION = 1
+PLAN = "plan"
+"""The start of a segment that fills a plan (`planning/segments.py`)."""
+
 FILE_NAME = "manifest.json"
 SEGMENT_FILE = re.compile(r"segments/[0-9]{4,}-[0-9a-f]{12}\.safetensors")
 PREVIEW_FILE = re.compile(r"previews/[0-9]{4,}\.jpg")
@@ -66,6 +69,16 @@ class SegmentRecord:
     @property
     def finished(self) -> bool:
         return self.content is not None
+
+    @property
+    def is_planned(self) -> bool:
+        """Filled between the anchors of a plan: a clip of its own, not one with those around it."""
+        return self.start == PLAN
+
+    @property
+    def continues(self) -> bool:
+        """Whether it goes on from the segment before it: from its tail, or from its anchors."""
+        return self.start == "tail" or (self.is_planned and self.known_latent_frames > 0)
 
     @property
     def film_latent_frames(self) -> int:

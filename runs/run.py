@@ -43,7 +43,7 @@ class Run:
         """The segments by chain: each but the first of a chain continues the one before it."""
         chains: list[list[SegmentRecord]] = []
         for record in self.segments:
-            if record.start != "tail":
+            if not record.continues:
                 chains.append([])
             chains[-1].append(record)
         return tuple(tuple(chain) for chain in chains)

@@ -13,6 +13,7 @@ from throughline.planning.layout import (
     mmpl_i2v,
     mmpl_t2v,
     preset_layouts,
+    split_start,
 )
 
 
@@ -68,7 +69,7 @@ def test_a_segment_of_31_latent_frames_has_the_rescaled_anchors() -> None:
 def test_presets_are_layouts_of_any_length(latent_frames: int) -> None:
     presets = preset_layouts(latent_frames)
     assert {"MMPL T2V", "MMPL I2V", "end only"} <= set(presets)
-    assert len(presets) == 13 or latent_frames < 13
+    assert len(presets) == 14 or latent_frames < 13
     for name, layout in presets.items():
         assert layout.name == name
         covered = sorted(i for group in layout.groups for i in group.ids)
@@ -89,6 +90,7 @@ def test_ablations_are_those_of_the_released_code() -> None:
     assert middle.anchors == ids("2-3, 19-20")
     wanted = {
         "end only": "20",
+        "two at the end": "19-20",
         "one middle and end": "10, 20",
         "two middle and end": "10-11, 20",
         "wide middle and end": "9-12, 20",
@@ -141,3 +143,10 @@ def test_short_segments_have_fewer_anchors_and_the_shortest_none() -> None:
 def test_initial_frames_of_the_t2v_model_are_made_together() -> None:
     assert anchored_layout("one", 9, (8,)).groups[0].ids == (0, 1)
     assert anchored_layout("two", 9, (8,), initial_steps=2).groups[1].visible == (0,)
+
+
+def test_a_known_image_splits_the_start() -> None:
+    split = split_start(mmpl_t2v())
+    assert [group.ids for group in split.groups[:2]] == [(0,), (1,)]
+    assert split.groups[1].visible == (0,) and split.groups[2:] == mmpl_t2v().groups[1:]
+    assert split_start(mmpl_i2v()) == mmpl_i2v()

@@ -118,3 +118,77 @@ def test_a_crossfade_by_hand() -> None:
     zero, one = torch.zeros(1, 1, 3, 1, 1), torch.ones(1, 1, 3, 1, 1)
     assert crossfade(zero, one).flatten().tolist() == [0.25, 0.5, 0.75]
     assert torch.equal(crossfade(one, one), one)
+
+
+def filled_run(root: Path, lengths: Sequence[tuple[int, int]]) -> Run:
+    """Filled segments of (latent frames, known ones); frame n of segment s is 100 s + n."""
+    segments = segments_of([("plan", frames, known) for frames, known in lengths])
+    with RunFolder.open(root, "fill", {"fps": 8}, segments) as folder:
+        for segment in segments:
+            latent = torch.full((1, 2, segment.latent_frames, 2, 2), 100.0 * segment.index)
+            folder.write_segment(segment.index, latent, {}, 1.0)
+        return folder.run
+
+
+def numbered(pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """A stand-in for a decoder: frame n of a clip is its latent's value plus n, in odd pieces."""
+    for piece in pieces:
+        count = GRID.frames(piece.shape[2])
+        frames = torch.arange(float(count)) + float(piece[0, 0, 0, 0, 0])
+        yield from frames.view(-1, 1, 1, 1).split(7)
+
+
+def values(run: Run, blend: int) -> list[tuple[int, int, float]]:
+    """Segment, place and value of every frame of the film."""
+    found = []
+    for chain in run.chains:
+        for part in film_parts(run, chain, numbered, GRID, blend):
+            for i, frame in enumerate(part.frames):
+                found.append((part.record.index, part.offset + i, float(frame.flatten()[0])))
+    return found
+
+
+@pytest.mark.parametrize("latent_frames", [3, 6, 21])
+def test_filled_segments_drop_the_frames_they_share(tmp_path: Path, latent_frames: int) -> None:
+    run = filled_run(tmp_path, [(latent_frames, 0), (latent_frames, 2), (latent_frames, 2)])
+    whole, new = GRID.frames(latent_frames), 4 * (latent_frames - 2)
+    assert [len(chain) for chain in run.chains] == [3]
+    assert segment_frames(run, GRID) == (whole, new, new)
+    wanted = [(0, i, float(i)) for i in range(whole)]
+    for segment in (1, 2):
+        wanted += [(segment, i, 100.0 * segment + 5 + i) for i in range(new)]
+    assert values(run, 0) == wanted
+
+
+@pytest.mark.parametrize("blend", [1, 3, 5, 9])
+def test_what_is_shared_may_pass_from_one_to_the_other(tmp_path: Path, blend: int) -> None:
+    run = filled_run(tmp_path, [(6, 0), (6, 2)])
+    plain, faded = values(run, 0), values(run, blend)
+    count = min(blend, 5)
+    assert [one[:2] for one in faded] == [one[:2] for one in plain]
+    assert faded[: 21 - count] == plain[: 21 - count] and faded[21:] == plain[21:]
+    for i in range(count):
+        weight = (i + 1) / (count + 1)
+        before, after = 21 - count + i, 100 + 5 - count + i
+        assert faded[21 - count + i][2] == pytest.approx((1 - weight) * before + weight * after)
+
+
+def test_a_cut_between_filled_segments_shares_nothing(tmp_path: Path) -> None:
+    run = filled_run(tmp_path, [(6, 0), (6, 0), (6, 2)])
+    assert [len(chain) for chain in run.chains] == [1, 2]
+    assert segment_frames(run, GRID) == (21, 21, 16)
+    assert values(run, 3)[:39] == values(run, 0)[:39]
+    assert values(run, 3)[39:42] != values(run, 0)[39:42]
+
+
+@pytest.mark.parametrize(("more", "said"), [(1, "more frames"), (-1, "fewer frames")])
+def test_another_decoder_of_a_filled_segment_is_refused(
+    tmp_path: Path, more: int, said: str
+) -> None:
+    run = filled_run(tmp_path, [(6, 0)])
+
+    def wrong(pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        yield torch.zeros(21 + more, 1, 1, 1)
+
+    with pytest.raises(ValueError, match=said):
+        list(film_parts(run, run.chains[0], wrong, GRID, 0))
