@@ -203,6 +203,17 @@ def test_cuts_of_holocine_are_snapped_and_spread_as_its_own_script_does() -> Non
     assert ends == [49, 97, 145, 193, 241]
 
 
+def test_cuts_of_short_shots_stay_apart() -> None:
+    text = write_storyboard(parse_storyboard("[0.1s] a\n[0.1s] b\n[0.1s] c"), HOLOCINE)
+    assert text.endswith("a [shot cut] b [shot cut] c\nnum_frames=9\nshot_cut_frames=[1, 5]\n")
+    assert len(read_storyboard(text).shots) == 3
+
+
+def test_tags_of_nobody_are_words_in_a_foreign_text() -> None:
+    text = '{"scenes": [{"video_prompts": ["<<Bob>> & @Eve <3"]}]}'
+    assert read_storyboard(text).shots[0].caption == "Bob & Eve <3"
+
+
 def test_several_scenes_of_holocine_are_places() -> None:
     text = (
         "[global caption] A bar. [per shot caption] a [shot cut] b\n"

@@ -99,7 +99,10 @@ def _is_written(story: Storyboard, form: str) -> None:
         assert detect_form(written.text) == form
         assert read_storyboard(written.text) == story
     elif form in FORMS and all(any(map(str.isalnum, shot.caption)) for shot in story.shots):
-        assert len(read_storyboard(written.text).shots) == len(story.shots)
+        assert detect_form(written.text) == form
+        again = read_storyboard(written.text)
+        assert len(again.shots) == len(story.shots)
+        assert read_storyboard(write_storyboard(again, form)) == again
 
 
 @pytest.mark.parametrize("form", MARKS)
