@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 StepCallback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 """Called after each step with (step, denoised, noisy, total steps), as core's previewers expect."""
 
+Given = tuple[slice, torch.Tensor]
+"""Places among the latent frames, and what is known there: b c k h w in the VAE's space."""
+
+Prepare = Callable[["ModelPatcher", Conditioning, Conditioning, torch.Tensor], SegmentInputs]
+"""From (model, positive, negative, latent b c t h w) to what the sampler is called with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
@@ -101,13 +107,45 @@ def sample_segment(
     InterruptProcessingException within one step. `dress` puts LoRAs on each expert
     (adapters/lora_switch.py).
     """
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    latent = torch.zeros(shape, dtype=torch.float32, device="cpu")
     num_known = 0 if known is None else known.shape[2]
     num_end = 0 if end is None else end.shape[2]
-    given = [(slice(num_known), known)]
-    if family.capabilities(model).end_known_latent_frames:
+    given: list[Given] = [] if known is None else [(slice(num_known), known)]
+    if end is not None and family.capabilities(model).end_known_latent_frames:
         given.append((slice(shape[2] - num_end, None), end))
+
+    def prepare(
+        dressed: ModelPatcher, wanted: Conditioning, unwanted: Conditioning, latent: torch.Tensor
+    ) -> SegmentInputs:
+        if num_known or num_end:
+            return family.prepare(dressed, blanks, wanted, unwanted, latent, num_known, num_end)
+        return SegmentInputs(
+            model=dressed, positive=wanted, negative=unwanted, latent=latent, noise_mask=None
+        )
+
+    return sample_given(
+        prepare, model, positive, negative, settings, shape, given, seed, callback, dress
+    )
+
+
+def sample_given(
+    prepare: Prepare,
+    model: ModelPatcher,
+    positive: Conditioning,
+    negative: Conditioning,
+    settings: SamplerSettings,
+    shape: tuple[int, int, int, int, int],
+    given: Sequence[Given],
+    seed: int,
+    callback: StepCallback | None = None,
+    dress: Dress | None = None,
+) -> torch.Tensor:
+    """Sample a latent of `shape` (b c t h w) in which the `given` frames stand, wherever that is.
+
+    They come out to the bit. `prepare` says how they enter the model; the rest is as in
+    `sample_segment`.
+    """
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    latent = torch.zeros(shape, dtype=torch.float32, device="cpu")
     _keep(latent, given)
     noise = segment_noise(latent, seed)
     samples, done = latent, 0
@@ -116,11 +154,7 @@ def sample_segment(
             samples = _resume(expert, samples, noise, float(sigmas[0]))
             _keep(samples, given)
         dressed, wanted, unwanted = (dress or _plain)(expert, positive, negative)
-        inputs = SegmentInputs(
-            model=dressed, positive=wanted, negative=unwanted, latent=samples, noise_mask=None
-        )
-        if num_known or num_end:
-            inputs = family.prepare(dressed, blanks, wanted, unwanted, samples, num_known, num_end)
+        inputs = prepare(dressed, wanted, unwanted, samples)
         samples = comfy.sample.sample_custom(
             inputs.model,
             noise,
@@ -141,11 +175,10 @@ def sample_segment(
     return samples
 
 
-def _keep(latent: torch.Tensor, given: Sequence[tuple[slice, torch.Tensor | None]]) -> None:
+def _keep(latent: torch.Tensor, given: Sequence[Given]) -> None:
     """Put known latent frames into their places of a latent b c t h w, in place."""
     for place, frames in given:
-        if frames is not None:
-            latent[:, :, place] = frames
+        latent[:, :, place] = frames
 
 
 def _plain(model: ModelPatcher, positive: Conditioning, negative: Conditioning) -> Dressed:

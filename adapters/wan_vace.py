@@ -60,27 +60,31 @@ class WanVace:
         mask = frame_mask(latent, known_latent_frames, end_known_latent_frames)
         inactive = torch.where(mask == 0.0, latent, inactive)
         frames = torch.cat((inactive, reactive), dim=1)
-        channels = mask.expand(-1, VACE_MASK_CHANNELS, -1, -1, -1)
         return SegmentInputs(
             model=model,
-            positive=_add_control(positive, frames, channels),
-            negative=_add_control(negative, frames, channels),
+            positive=add_control(positive, frames, mask),
+            negative=add_control(negative, frames, mask),
             latent=latent,
             noise_mask=mask,
         )
 
 
-def _add_control(
+def add_control(
     conditioning: Conditioning, frames: torch.Tensor, mask: torch.Tensor
 ) -> Conditioning:
-    """Append a control video to those that are there, as core's node does."""
+    """Append a control video to those that are there, as core's node does.
+
+    `frames` b 2c t h w are the latents of what is kept and of what is made anew, `mask` 1 1 t h w
+    is 0 where the first holds.
+    """
+    channels = mask.expand(-1, VACE_MASK_CHANNELS, -1, -1, -1)
     return [
         [
             embedding,
             {
                 **options,
                 "vace_frames": [*options.get("vace_frames", []), frames],
-                "vace_mask": [*options.get("vace_mask", []), mask],
+                "vace_mask": [*options.get("vace_mask", []), channels],
                 "vace_strength": [*options.get("vace_strength", []), VACE_STRENGTH],
             },
         ]
