@@ -148,7 +148,7 @@ def plan_film(request: FilmRequest) -> Film:
     geometry = read_geometry(request.model)
     check_vae(geometry, request.vae)
     latent_size = geometry.latent_shape(1, request.height, request.width)[-2:]
-    _check_texts(request)
+    check_texts(request)
     start, first_known = _check_start(request, capabilities, geometry, family)
     sampler = sampler_settings(request, capabilities, family)
     storyboard = _storyboard(request)
@@ -254,7 +254,8 @@ def _prompt_of(request: FilmRequest) -> PromptOf:
     return video_prompt if chosen == SHOT_PROMPTS[0] else tiled_prompt
 
 
-def _check_texts(request: FilmRequest) -> None:
+def check_texts(request: FilmRequest) -> None:
+    """Raises ValueError where prompts, conditionings and cfg do not fit together."""
     if request.clip is None and request.positive is None:
         raise ValueError("clip or positive must be connected, got neither")
     if request.clip is not None and request.positive is not None:
