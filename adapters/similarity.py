@@ -42,6 +42,10 @@ SMALLEST_NORM = 1e-6
 """A projection or a vector that is shorter is none at all: layers left at zero give exactly 0."""
 
 
+FEWEST_TEXTS = 4
+"""Of fewer texts the mean is mostly the texts themselves; two would become opposites (our choice)."""
+
+
 class NoSharedSpace(ValueError):
     """Text and picture encoder that cannot be compared; says which is missing what."""
 
@@ -206,6 +210,25 @@ def caption_vector(clip: CLIP, text: str) -> Tensor:
         kept = torch.ones(len(states), dtype=torch.bool)
     mean = states[kept].mean(0)
     return mean / mean.norm().clamp(min=SMALLEST_NORM)
+
+
+def common_part(vectors: Sequence[Tensor]) -> Tensor:
+    """What all texts of a story share, to be taken away before they are compared; zeros for few.
+
+    Mean token embeddings of encoders that were not trained for it all point one way: cosines lie
+    around 0.8, and what tells two captions apart drowns in the other parts of the score. Mu and
+    Viswanath, All-but-the-Top (ICLR 2018), step 1. Measured on ten storyboards with layers 0, 2, 4
+    and 6 of MiniLM: recall@1 of the full score 32, 32, 32 and 56 % as they are, 38, 41, 43 and 60 %
+    without the common part.
+    """
+    stacked = torch.stack(list(vectors))
+    return stacked.mean(0) if len(stacked) >= FEWEST_TEXTS else torch.zeros_like(stacked[0])
+
+
+def without_common_part(vector: Tensor, common: Tensor) -> Tensor:
+    """The vector without what all share, of length 1; zeros where nothing else is left."""
+    own = vector - common
+    return own / own.norm().clamp(min=SMALLEST_NORM)
 
 
 def token_mask(tokens: dict[str, Any], length: int) -> Tensor:

@@ -16,9 +16,11 @@ from ..adapters.similarity import (
     NoSharedSpace,
     caption_vector,
     check_joint_space,
+    common_part,
     cosines,
     picture_vector,
     text_vector,
+    without_common_part,
 )
 from ..memory.drift import SegmentMeasures
 from ..memory.drift_gate import Drift, drift_from, picture_measures, reduced, short_side
@@ -93,6 +95,7 @@ class Recaller:
         self._small: dict[str, torch.Tensor] = {}
         self._measures: dict[tuple[str, int], SegmentMeasures] = {}
         self._texts: dict[str, torch.Tensor] = {}
+        self._common: torch.Tensor | None = None
         for one in self._references:
             self._keep(one.id, references[reference_file(one.id)])
         self._given = tuple(one for one, _ in given)
@@ -251,10 +254,16 @@ class Recaller:
         return cosines(self._text(compared_words(wanted)), [self._text(one) for one in captions])
 
     def _text(self, text: str) -> torch.Tensor:
+        """The vector of a caption without what all captions of the storyboard share."""
         assert self._clip is not None
+        if self._common is None:
+            every = [compared_words(self.wanted(at)) for at in range(len(self._storyboard.shots))]
+            for one in dict.fromkeys(every):
+                self._texts[one] = caption_vector(self._clip, one)
+            self._common = common_part([self._texts[one] for one in every])
         if text not in self._texts:
             self._texts[text] = caption_vector(self._clip, text)
-        return self._texts[text]
+        return without_common_part(self._texts[text], self._common)
 
 
 def _nearest(

@@ -277,6 +277,24 @@ def test_captions_are_alike_when_they_say_the_same(
     assert max(found[1:]) < 1.0 - 1e-4
 
 
+def test_what_all_captions_share_is_taken_away(similarity: ModuleType) -> None:
+    """Four texts that are nearly one direction: as they are all cosines are above 0.9."""
+    own = torch.eye(4, 5)
+    vectors = [torch.nn.functional.normalize(one * 0.3 + torch.eye(5)[4], dim=0) for one in own]
+    assert min(similarity.cosines(vectors[0], vectors)) > 0.9
+    common = similarity.common_part(vectors)
+    freed = [similarity.without_common_part(one, common) for one in vectors]
+    assert similarity.cosines(freed[0], freed) == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
+
+
+def test_of_few_captions_nothing_is_taken_away(similarity: ModuleType) -> None:
+    vectors = list(torch.eye(3, 5))
+    common = similarity.common_part(vectors)
+    assert torch.equal(common, torch.zeros(5))
+    assert torch.equal(similarity.without_common_part(vectors[0], common), vectors[0])
+    assert similarity.without_common_part(common, common).tolist() == [0.0] * 5
+
+
 def test_padding_is_told_from_words(similarity: ModuleType) -> None:
     def mask(*chunks: list[Any]) -> list[bool]:
         tokens = {"x": [[(one, 1.0) for one in chunk] for chunk in chunks]}

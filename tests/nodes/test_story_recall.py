@@ -3,8 +3,9 @@
 tests/storyboards/*.txt are scripts; a shot that goes back to something ends in a comment
 `// truth: 1.1, 3.2` with the earlier shots whose pictures it needs, which no scorer sees. They were
 written before anything was measured on them, with returns in other words than the first time. Ten
-(every fourth) decided one thing, that a missing scorer leaves its weight to the other; the other
-thirty are what is held below. Weights are the design's.
+(every fourth) decided two things, that a missing scorer leaves its weight to the other and that
+what all captions share is taken away (adapters/similarity.py: common_part); the other thirty are
+what is held below. Weights are the design's.
 
 recall@k is the part of the true shots among the first k, of min(k, number of true shots). Shots
 with fewer than four earlier ones are not asked: three of three are always right.
@@ -115,14 +116,16 @@ def orders_of(recalling: ModuleType, question: Question, vectors: torch.Tensor) 
     words = tfidf_similarity(
         recalling.compared_words(wanted), [recalling.compared_words(one) for one in candidates]
     )
-    meaning = (vectors[:place] @ vectors[place]).tolist()
+    plain = (vectors[:place] @ vectors[place]).tolist()
+    meaning = own_meaning(vectors, place)
     newest = list(range(place))[::-1]
     orders = {
         "recency (StoryMem)": newest,
         "first + recent": [0, *newest[:-1]],
         "recent + first": [newest[0], 0, *newest[1:-1]],
         "words (TF-IDF)": sorted(newest, key=lambda at: -words[at]),
-        "text to text": sorted(newest, key=lambda at: -meaning[at]),
+        "text to text": sorted(newest, key=lambda at: -plain[at]),
+        "text, common part off": sorted(newest, key=lambda at: -meaning[at]),
     }
     for name, similarity in (("words", words), ("text", meaning)):
         ranked = rank(wanted, candidates, None, similarity, Weights())
@@ -131,6 +134,15 @@ def orders_of(recalling: ModuleType, question: Question, vectors: torch.Tensor) 
             taken = choose(ranked, wanted, most)
             orders[f"chosen of {most}, {name}"] = [ids[one.candidate.id] for one in taken]
     return orders
+
+
+def own_meaning(vectors: torch.Tensor, place: int) -> list[float]:
+    """Cosines with the earlier shots as the recaller takes them from a text encoder."""
+    from throughline.adapters.similarity import common_part, cosines, without_common_part
+
+    common = common_part(list(vectors))
+    own = [without_common_part(one, common) for one in vectors]
+    return cosines(own[place], own[:place])
 
 
 def groups() -> dict[str, Callable[[Question], bool]]:
@@ -233,7 +245,7 @@ def test_what_lies_near_is_not_lost(table: Table) -> None:
 
 
 def test_the_first_picture_is_found_as_often_as_measured(table: Table) -> None:
-    """Measured 54 and 89 % on the thirty; a few points are room for another torch."""
+    """Measured 57 and 89 % on the thirty; a few points are room for another torch."""
     held: Any = table["30 held"]["full score, text"]
-    assert held[1] == pytest.approx(54.0, abs=3.0)
+    assert held[1] == pytest.approx(57.0, abs=3.0)
     assert held[3] == pytest.approx(89.0, abs=3.0)
