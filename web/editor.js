@@ -40,11 +40,13 @@ export class Editor {
     this.#resized = new ResizeObserver(() => this.#fitBoxes());
     this.#resized.observe(this.#parts.root);
     store.addEventListener("change", this.#onChange);
+    addEventListener("keydown", onlyTheGraphs, true);
     this.#update();
   }
 
   close() {
     this.#store.removeEventListener("change", this.#onChange);
+    removeEventListener("keydown", onlyTheGraphs, true);
     this.#resized.disconnect();
     cancelAnimationFrame(this.#frame);
     this.#parts.root.remove();
@@ -60,8 +62,8 @@ export class Editor {
         class: "throughline-select",
         onchange: (event) => store.choose(event.target.value),
       }),
-      undo: iconButton("pi-undo", t("undo"), () => this.#step("undo")),
-      redo: iconButton("pi-undo", t("redo"), () => this.#step("redo"), "throughline-mirrored"),
+      undo: iconButton("pi-undo", t("script.undo"), () => this.#step("undo")),
+      redo: iconButton("pi-undo", t("script.redo"), () => this.#step("redo"), "throughline-mirrored"),
       summary: element("p", { class: "throughline-summary" }),
       toText: iconButton("pi-align-left", t("to_text"), () => this.#jump(1)),
       problem: element("p", { class: "throughline-problem", role: "alert" }),
@@ -94,14 +96,15 @@ export class Editor {
       element("label", { for: id }, t("script")),
       parts.choice,
     );
-    parts.bar = element(
+    const bar = element(
       "div",
-      { class: "throughline-bar", role: "toolbar", "aria-label": t("toolbar") },
+      { class: "throughline-tools-row", role: "toolbar", "aria-label": t("toolbar") },
       parts.undo,
       parts.redo,
       parts.summary,
       parts.toText,
     );
+    parts.bar = element("div", { class: "throughline-bar" }, bar, parts.refusal);
     parts.adding = element("div", { class: "throughline-actions" }, parts.addShot, parts.addScene);
     parts.body = element("div", {}, this.#cast.root, parts.list, parts.adding, parts.warnings);
     parts.root = element(
@@ -111,7 +114,6 @@ export class Editor {
       parts.bar,
       element("div", { class: "throughline-said-row" }, parts.problem, parts.jump),
       element("div", { class: "throughline-said-row" }, parts.note, parts.convert),
-      parts.refusal,
       parts.body,
       parts.live,
       parts.places,
@@ -405,6 +407,16 @@ export class Editor {
   #fitBoxes() {
     if (!GROWS) for (const box of this.#parts.root.querySelectorAll("textarea")) fit(box);
   }
+}
+
+/**
+ * Ctrl+Z with the focus outside of fields is the graph's: the browser must not take back, too, what
+ * was typed last into one of the cards and is saved long since.
+ */
+function onlyTheGraphs(event) {
+  const undo = (event.ctrlKey || event.metaKey) && ["z", "y"].includes(event.key.toLowerCase());
+  const typing = event.target.closest?.("input, textarea, [contenteditable]");
+  if (undo && !typing) event.preventDefault();
 }
 
 /** Make a box of text as high as its text, where the browser does not do so by itself. */

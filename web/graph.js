@@ -1,4 +1,4 @@
-// The graph's side: which sampler node belongs to a run, and its widgets `run_name` and `retakes`.
+// The graph's side of the runs: which node writes a run, and its widgets `run_name` and `retakes`.
 
 import {
   allNodes,
@@ -10,7 +10,7 @@ import {
   widgetValue,
 } from "./nodes.js";
 
-const SAMPLER = "ThroughlineARSegmentSampler";
+const SAMPLERS = ["ThroughlineARSegmentSampler", "ThroughlineKeyframePlanner"];
 
 export class GraphSide {
   selected = null; // the sampler node that is selected
@@ -28,7 +28,7 @@ export class GraphSide {
 
   /** Note which sampler is selected. True when it is another one, or its run has another name. */
   lookAtSelection() {
-    this.selected = selectedNodes(this.#app).find((node) => node.type === SAMPLER) ?? null;
+    this.selected = selectedNodes(this.#app).find(isSampler) ?? null;
     const now = this.selected ? `${this.selected.id} ${this.selectedRun}` : "";
     const changed = now !== this.#lastSelection;
     this.#lastSelection = now;
@@ -49,7 +49,7 @@ export class GraphSide {
   sampler(name) {
     if (this.selected && this.selectedRun === name) return this.selected;
     for (const node of allNodes(rootGraph(this.#app)))
-      if (node.type === SAMPLER && widgetValue(node, "run_name") === name) return node;
+      if (isSampler(node) && widgetValue(node, "run_name") === name) return node;
     return null;
   }
 
@@ -57,7 +57,7 @@ export class GraphSide {
   runOf(id) {
     const own = String(id).split(":").pop(); // inside subgraphs ids read like "5:3"
     for (const node of allNodes(rootGraph(this.#app)))
-      if (node.type === SAMPLER && String(node.id) === own) return widgetValue(node, "run_name");
+      if (isSampler(node) && String(node.id) === own) return widgetValue(node, "run_name");
     return "";
   }
 
@@ -87,6 +87,10 @@ export class GraphSide {
     if (!accepted) setWidget(this.#app, node, "retakes", before);
     return accepted;
   }
+}
+
+function isSampler(node) {
+  return SAMPLERS.includes(node.type);
 }
 
 /** "4:1, 7:2" as a map of segment (1-based) to take; what does not read like that is left out. */

@@ -33,19 +33,30 @@ export class History {
   /** A text that was found in the node: typed there, or brought back by the graph's own undo. */
   found(text, now = performance.now()) {
     if (text === this.#texts[this.#at]) return;
-    if (this.canUndo && text === this.before) this.#at--;
-    else if (this.canRedo && text === this.after) this.#at++;
-    else {
-      const same = this.#typed && now - this.#typed < PAUSE_MS && !this.canRedo && this.#at > 0;
-      if (same) this.#texts[this.#at] = text;
-      else this.#add(text);
-      this.#typed = now;
+    const known = this.#nearest(text);
+    if (known >= 0) {
+      this.#at = known;
+      this.#typed = 0;
+      return;
     }
+    const same = this.#typed && now - this.#typed < PAUSE_MS && !this.canRedo && this.canUndo;
+    if (same) this.#texts[this.#at] = text;
+    else this.#add(text);
+    this.#typed = now;
   }
 
   step(change) {
     this.#at += change;
     this.#typed = 0;
+  }
+
+  /** Where this text stands nearest to the present one, -1 where it is new. */
+  #nearest(text) {
+    const distance = (index) => Math.abs(index - this.#at);
+    return this.#texts.reduce((best, one, index) => {
+      if (one !== text) return best;
+      return best < 0 || distance(index) < distance(best) ? index : best;
+    }, -1);
   }
 
   #add(text) {

@@ -95,8 +95,10 @@ export class ScriptSide {
   }
 }
 
+/** A node's name that stays through undo and reload; the root graph's own id does not. */
 function keyOf(node) {
-  return `${node.graph?.id ?? ""}/${node.id}`;
+  const inner = node.graph?.isRootGraph === false ? node.graph.id : "";
+  return `${inner}/${node.id}`;
 }
 
 function hasScript(node) {

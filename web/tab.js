@@ -27,6 +27,10 @@ export class Tab {
     this.#root.remove();
   }
 
+  isIn(host) {
+    return host.contains(this.#root);
+  }
+
   /** Show one view; the other one is closed. */
   show(name) {
     this.#view?.close();

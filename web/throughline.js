@@ -35,6 +35,8 @@ function locale() {
 }
 
 function mount(element) {
+  // The page calls this again whenever it draws its sidebar, also while something is being typed.
+  if (mounted?.element === element && mounted.tab.isIn(element)) return;
   unmount();
   const text = translator(locale());
   const address = (path) => api.apiURL(path);
@@ -52,7 +54,7 @@ function mount(element) {
   const onChange = (name) => (chosen = name);
   const tab = new Tab(element, { views, shown, onChange });
   const timer = setInterval(followGraph, GLANCE_MS);
-  mounted = { tab, timer };
+  mounted = { element, tab, timer };
   followGraph();
   store.refresh();
 }
