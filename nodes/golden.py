@@ -226,7 +226,7 @@ class GoldenMemPack(io.ComfyNode):
         made = attach_references(request, family, packing)
         report = packing_report(packing, request.names, family.name, capabilities)
         if request.mode == JOINT:
-            report += f"\n{kept_line(request.model, packing.tokens)}"
+            report += f"\n- {kept_line(request.model, packing.tokens)}"
         picture = packing_picture(packing, request.pictures, request.names)
         negative = made.negative or ExecutionBlocker("negative must be connected to be used")
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()}

@@ -29,17 +29,17 @@ def packing_report(
     """Lines for the node: tokens in all and per level, the bound, what is left out and why.
 
     `names` has one short name per source, `family` is the model's. Tokens are of the references
-    alone; text and the picture that is made come on top.
+    alone; text and the picture that is made come on top. The page may read it as Markdown.
     """
-    lines = [_headline(packing, family), *_levels(packing, names)]
-    lines.append(_bound(packing))
+    lines = [*_levels(packing, names), _bound(packing)]
     for reason, words in REASONS.items():
         sources = [item.source for item in packing.left_out if item.reason == reason]
         if sources:
             lines.append(f"Left out, {words}: {_listed(sources, names)}")
     if capabilities.method:
         lines.append(f"Places: {METHODS.get(capabilities.method, capabilities.method)}")
-    return "\n".join([*lines, *_warnings(packing, names, family, capabilities)])
+    lines += _warnings(packing, names, family, capabilities)
+    return "\n- ".join([_headline(packing, family), *lines])
 
 
 def used_sources(packing: Packing) -> list[int]:
@@ -81,11 +81,11 @@ def _levels(packing: Packing, names: Sequence[str]) -> list[str]:
         named = ", ".join(
             names[one.source] + (" (pinned)" if one.pinned else "") for one in references
         )
-        lines.append(f"- level {level}, {shapes}: {tokens:,} tokens, {named}")
+        lines.append(f"level {level}, {shapes}: {tokens:,} tokens, {named}")
     if packing.atlas is not None:
         atlas = packing.atlas
         lines.append(
-            f"- atlas at level {atlas.level}, {atlas.atlas.width} x {atlas.atlas.height}: "
+            f"atlas at level {atlas.level}, {atlas.atlas.width} x {atlas.atlas.height}: "
             f"{atlas.tokens:,} tokens, {_listed(atlas.sources, names)}"
         )
     return lines

@@ -233,7 +233,7 @@ def test_the_joint_mode_reads_pictures_as_keyframes(run_golden: Callable[..., An
     assert report.startswith(f"Flux.1-dev (joint): 4 pictures in 4 references, {sum(COUNTS)} tok")
     assert all(one == [] for one in seen)
     kept = 2 * 2 * 48 * 4 * sum(COUNTS) / 1e6  # K and V of two single blocks, 48 wide in float32
-    assert report.splitlines()[-1].startswith(f"Kept while sampling: {kept:.1f} MB")
+    assert report.splitlines()[-1].startswith(f"- Kept while sampling: {kept:.1f} MB")
     tiny = IMAGE_FAMILIES["flux"]
     inputs = listed(tiny, reference_mode="joint K/V", reference_noise=0.2, seed=4)
     model = GoldenMemPack.execute(**inputs).args[0]

@@ -98,10 +98,10 @@ def test_the_report_by_hand(dev: Any) -> None:
         "- level 1, 624 x 624: 1,521 tokens, image 2",
         "- level 2, 384 x 384: 576 tokens, image 3",
         "- level 3, 240 x 240: 225 tokens, image 4",
-        "Bound however many there are: 6,627 tokens, 1.618 x t_0 (t_0 = 64 x 64 = 4,096)",
-        "Left out, more than the model or max_references allows: image 5, image 6",
-        "Places: each at its own index (index)",
-        "Warning, below 256 pixels a reference of Flux.2 dev says little more than colour and "
+        "- Bound however many there are: 6,627 tokens, 1.618 x t_0 (t_0 = 64 x 64 = 4,096)",
+        "- Left out, more than the model or max_references allows: image 5, image 6",
+        "- Places: each at its own index (index)",
+        "- Warning, below 256 pixels a reference of Flux.2 dev says little more than colour and "
         "layout: image 4",
     ]
 
@@ -138,4 +138,4 @@ def test_the_report_of_an_atlas(dev: Any) -> None:
         "6 pictures in 1 reference, 6,656 tokens, 27.1 % of 24,576 at full size"
     )
     assert lines[1].startswith("- atlas at level 0, 1664 x 1024: 6,656 tokens, image 1, image 2")
-    assert lines[2].startswith("Bound however many there are: 6,656 tokens, 1.625 x t_0")
+    assert lines[2].startswith("- Bound however many there are: 6,656 tokens, 1.625 x t_0")
