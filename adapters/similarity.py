@@ -43,7 +43,7 @@ SMALLEST_NORM = 1e-6
 
 
 FEWEST_TEXTS = 4
-"""Of fewer texts the mean is mostly the texts themselves; two would become opposites (our choice)."""
+"""Of fewer texts the mean is mostly the texts themselves; two become opposites (our choice)."""
 
 
 class NoSharedSpace(ValueError):

@@ -113,8 +113,8 @@ def rank(
 
     A similarity is one cosine per candidate, or None where there is no such scorer; then its weight
     goes to the other one, so that meaning keeps its share beside tags and time. The shot itself,
-    later shots and references of other people or places than the shot's are left out unless
-    `wanted.recall` names them. Equal scores: the newer one
+    later shots, and references of people and places that the shot neither is tagged with nor names,
+    are left out unless `wanted.recall` has them. Equal scores: the newer one
     first, references before shots, then by id. Raises ValueError for two candidates of one id and
     for similarities of another number.
     """
@@ -199,21 +199,20 @@ def _may_be_seen(candidate: Candidate, wanted: Wanted) -> bool:
     if candidate.id in wanted.recall:
         return True
     if candidate.kind == "reference":
-        return not _is_about_others(candidate, wanted)
+        return _concerns(candidate, wanted)
     return candidate.place < wanted.place
 
 
-def _is_about_others(reference: Candidate, wanted: Wanted) -> bool:
-    """Whether a reference shows other people or another place than the shot is tagged with, and
-    `recall` names none of them."""
-    named = {name.casefold() for name in wanted.recall}
-    if named & {name.casefold() for name in (*reference.characters, reference.location or "")}:
-        return False
-    if reference.characters:
-        shares = shared_characters(reference.characters, wanted.characters) > 0.0
-        return bool(wanted.characters) and not shares
-    places = (wanted.location, reference.location)
-    return None not in places and not same_name(*places)
+def _concerns(reference: Candidate, wanted: Wanted) -> bool:
+    """Whether a reference is about this shot: it is tagged with one of its people or its place,
+    names it in plain words, or asks for it; a reference of nobody and nowhere always is."""
+    held = [*reference.characters, *([reference.location] if reference.location else [])]
+    said = set(words_of(wanted.caption))
+    tagged = {*wanted.characters, *wanted.recall, *([wanted.location] if wanted.location else [])}
+    folded = {name.casefold() for name in tagged}
+    return not held or any(
+        name.casefold() in folded or set(words_of(name)) <= said for name in held
+    )
 
 
 def _order(one: Ranked) -> tuple[float, bool, int, str]:

@@ -178,13 +178,22 @@ def test_pins_of_the_shot_come_before_better_scores_and_other_pins_do_not() -> N
     ]
 
 
-def test_a_reference_of_others_is_seen_only_when_asked_for_or_when_nobody_is_tagged() -> None:
+def test_a_reference_of_others_is_seen_only_when_it_is_named_or_asked_for() -> None:
     tom = candidate("tom", 0, characters=("Tom",), kind="reference")
-    cave = candidate("cave", 0, location="cave", kind="reference")
-    assert chosen(wanted(characters=("Ana",), location="bar"), [tom, cave]) == []
-    asking = wanted(characters=("Ana",), location="bar", recall=("Tom", "cave"))
-    assert [name for name, _ in chosen(asking, [tom, cave])] == ["tom", "cave"]
-    assert sorted(name for name, _ in chosen(wanted(), [tom, cave])) == ["cave", "tom"]
+    cave = candidate("cave", 0, location="old cave", kind="reference")
+    loose = candidate("loose", 0, kind="reference")
+    held = [tom, cave, loose]
+
+    def seen(**more: Any) -> list[str]:
+        return sorted(name for name, _ in chosen(wanted(**more), held))
+
+    assert seen(characters=("Ana",), location="bar") == ["loose"]
+    assert seen(caption="waves on a beach") == ["loose"]
+    assert seen(caption="a tomb in a cave") == ["loose"]
+    assert seen(caption="Tom enters the old cave") == ["cave", "loose", "tom"]
+    assert seen(characters=("Ana", "tom")) == ["loose", "tom"]
+    assert seen(location="Old Cave") == ["cave", "loose"]
+    assert seen(characters=("Ana",), location="bar", recall=("Tom",)) == ["loose", "tom"]
 
 
 def test_pins_wait_where_they_would_crowd_out_a_character() -> None:
