@@ -159,7 +159,6 @@ def run_context(
     before: dict[int, list[Tensor]] = {}
     pairs = context_pairs(joint, network.patch_size)
     for number, pair in enumerate(pairs):
-        comfy.model_management.throw_exception_if_processing_interrupted()
         captured: dict[int, Tensor] = {}
         plan = JointPlan(mode="causal", pairs=(pair,), context=pairs[:number])
         call = _arguments(network, joint, number, device, dtype)

@@ -405,7 +405,7 @@ def test_interrupted_within_one_step(model: Any, family: Any) -> None:
     assert torch.equal(sample(joint, noise, texts, sigmas=STEPS), whole)
 
 
-def test_interrupted_before_the_next_context_keyframe(model: Any, family: Any) -> None:
+def test_interrupted_within_a_context_keyframe(model: Any, family: Any) -> None:
     import comfy.model_management as management
 
     from throughline.adapters.flux_joint import joint_keyframes
@@ -420,7 +420,7 @@ def test_interrupted_before_the_next_context_keyframe(model: Any, family: Any) -
     joint.model_options["transformer_options"][OVERRIDE] = press
     with pytest.raises(management.InterruptProcessingException):
         sample(joint, picture(1), prompt(family, 1))
-    assert set(seen) == {9}  # the other keyframes have 5 and 29 tokens
+    assert seen == [9]  # core looks at every layer (comfy.ops.run_every_op)
     del joint.model_options["transformer_options"][OVERRIDE]
     other = joint_keyframes(model, context=keyframes(family))
     args = (picture(1), prompt(family, 1))
