@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING, Any
 import comfy.samplers
 import torch
 
-from ..adapters.families import CONTINUING_MODELS, FAMILIES
 from ..adapters.fingerprint import (
     fingerprint_model,
     fingerprint_text_encoder,
     fingerprint_vae,
     fingerprint_value,
 )
-from ..adapters.geometry import check_vae, read_geometry
-from ..adapters.image_families import IMAGE_FAMILIES, image_family_of
 from ..adapters.image_family import ImageFamily
 from ..adapters.memory_value import Memory
-from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
-from ..adapters.video_images import VideoImages, takes_references, video_images_of
+from ..adapters.sampling import SamplerSettings
+from ..adapters.video_images import VideoImages
 from ..memory.retrieval import Weights
 from ..planning.keyframes import KEYFRAMES, KeyframeSegment, keyframe_steps, plan_keyframes
 from ..planning.segments import parse_takes
@@ -32,11 +29,10 @@ from ..runs.keys import KIND, MEMORY
 from ..runs.paths import run_path
 from .film import CFG_LIMIT
 from .film_loras import FilmLoras, missing_loras, plan_loras
-from .film_memory import check_memory_fits
-from .keyframe_ways import JOINT, MODES, NONE, Way, way_of
+from .keyframe_model import check_image_vae, image_family, sampler_settings, story_memory, way_of
+from .keyframe_ways import MODES, NONE, REMEMBERED, Way
 from .recalling import DRIFT_THRESHOLD, Recaller, RecallSettings
 from .reference_files import References, read_references
-from .remembering import empty_memory, memory_request
 from .rendering import runs_root
 
 if TYPE_CHECKING:
@@ -50,6 +46,8 @@ UNTRAINED = (
     "references enter this video model as a memory that nothing was trained for, and the pictures "
     "suffer: connect a memory encoder that has a trained encoder, or set reference_mode to none"
 )
+
+NO_REFERENCES = "this model takes no references: each keyframe is drawn from its words alone"
 
 FOLLOWED = ("recall", "refs", "audio")
 """Settings of a shot that the planner follows, and sound, which no picture has."""
@@ -150,13 +148,13 @@ def plan_story(request: KeyframeRequest) -> Story:
     storyboard = _storyboard(request)
     run_path(runs_root(), request.run_name)
     _check_numbers(request)
-    family = _family(request)
+    family = image_family(request)
     shape = family.latent_shape(request.model, request.height, request.width)
-    _check_vae(request, family, shape)
-    memory = _memory(request, family, shape)
+    check_image_vae(request, family, shape)
+    memory = story_memory(request, family, shape)
     if isinstance(family, VideoImages):
         family = family.with_memory(memory, request.memory_strength)
-    sampler = _sampler_settings(request, family)
+    sampler = sampler_settings(request, family)
     way = way_of(request, family)
     segments = plan_keyframes(storyboard, request.seed, parse_takes(request.retakes))
     references = read_references(storyboard)
@@ -185,7 +183,7 @@ def plan_story(request: KeyframeRequest) -> Story:
             settings=_recall_settings(request),
         ),
         loras=loras,
-        warnings=_warnings(request, storyboard, loras, memory, references),
+        warnings=_warnings(request, way, loras, memory, references),
     )
 
 
@@ -214,114 +212,6 @@ def _check_choice(name: str, value: str, accepted: Sequence[str]) -> None:
     """The host checks a widget's choice, but not one that comes over a wire."""
     if value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
-
-
-def _family(request: KeyframeRequest) -> ImageFamily:
-    """The model's family: one that makes pictures, else a video model used for pictures."""
-    model = request.model
-    if request.reference_mode == JOINT:
-        return image_family_of(model, joint=True)
-    if any(family.recognises(model) for family in IMAGE_FAMILIES):
-        return image_family_of(model)
-    if any(family.recognises(model) for family in FAMILIES):
-        return video_images_of(model)
-    names = ", ".join(family.name for family in IMAGE_FAMILIES)
-    raise ValueError(
-        f"model must draw pictures beside references, got {type(model.model).__name__}: use one of "
-        f"{names}, or a video model: {CONTINUING_MODELS}"
-    )
-
-
-def _check_vae(request: KeyframeRequest, family: ImageFamily, shape: Sequence[int]) -> None:
-    """Refuse a VAE whose latents are not the model's."""
-    vae = request.vae
-    if isinstance(family, VideoImages):
-        check_vae(read_geometry(request.model), vae)
-        return
-    if vae.latent_channels != shape[1]:
-        raise ValueError(
-            f"vae must make the latents of {family.name} ({shape[1]} channels), got a VAE with "
-            f"{vae.latent_channels} channels"
-        )
-    stride, made = request.height // shape[-2], vae.spacial_compression_encode()
-    if made != stride:
-        raise ValueError(
-            f"vae must shrink pixels {stride} times for {family.name}, got a VAE that shrinks "
-            f"{made} times"
-        )
-
-
-def _memory(request: KeyframeRequest, family: ImageFamily, shape: Sequence[int]) -> Memory | None:
-    """How a video model remembers references; without a connected memory as small pictures."""
-    given: object = request.memory
-    if not isinstance(family, VideoImages):
-        if given is not None:
-            raise ValueError(
-                f"memory is for video models that draw pictures, got {family.name}: it takes "
-                "references by itself, disconnect it"
-            )
-        return None
-    if given is None:
-        return _small_pictures(request) if takes_references(request.model) else None
-    if not isinstance(given, Memory):
-        raise ValueError(f"memory must come from a memory encoder node, got {type(given).__name__}")
-    check_memory_fits(given, request.model)
-    size = (int(shape[-2]), int(shape[-1]))
-    if given.latent_size not in (None, size):
-        assert given.latent_size is not None
-        scale = given.vae.spacial_compression_encode()
-        height, width = given.latent_size
-        raise ValueError(
-            f"memory must be of the keyframes' size, {request.width} x {request.height} pixels, "
-            f"got {width * scale} x {height * scale}: set width and height of the memory encoder"
-        )
-    return given
-
-
-def _small_pictures(request: KeyframeRequest) -> Memory:
-    """References as small pictures: what needs no training and still lets the words decide.
-
-    On the demo model whole latent frames draw the reference once more, whatever the prompt says and
-    however far away in time they stand; small ones do not, but the picture suffers. Neither is
-    recall: that takes a trained encoder.
-    """
-    inputs = {
-        "model": request.model,
-        "vae": request.vae,
-        "form": "small pictures (no training)",
-        "rate": "2x2x2",
-        "recent_frames": "automatic",
-        "window": 0,
-        "pin": "references only",
-        "captions": "",
-        "width": request.width,
-        "height": request.height,
-    }
-    return empty_memory(memory_request(inputs))
-
-
-def _sampler_settings(request: KeyframeRequest, family: ImageFamily) -> SamplerSettings:
-    name = request.sampler_name
-    own = None
-    if isinstance(family, VideoImages):
-        capabilities = family.family.capabilities(request.model)
-        own = capabilities.own_sampler
-        if not capabilities.guidance and request.cfg != 1.0:
-            raise ValueError(
-                f"{family.name} samples without guidance: cfg must be 1, got {request.cfg:g}"
-            )
-    if request.sampler is None and own is not None and name != own:
-        raise ValueError(f"{family.name} needs the sampler '{own}', got sampler_name '{name}'")
-    if request.sampler is None and own is None and name == "ar_video":
-        raise ValueError(f"sampler_name 'ar_video' needs a causal Wan model, got {family.name}")
-    if request.sigmas is not None:
-        sigmas = check_sigmas(request.sigmas)
-    elif request.steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {request.steps}")
-    else:
-        sigmas = schedule_sigmas(request.model, name, request.scheduler, request.steps)
-    sampler = request.sampler or comfy.samplers.sampler_object(name)
-    return SamplerSettings(sampler=sampler, sigmas=sigmas, cfg=request.cfg)
 
 
 def _check_groups(steps: Sequence[Sequence[int]], loras: FilmLoras, storyboard: Storyboard) -> None:
@@ -380,17 +270,22 @@ def _memory_parameters(request: KeyframeRequest, memory: Memory | None) -> dict[
 
 def _warnings(
     request: KeyframeRequest,
-    storyboard: Storyboard,
+    way: Way,
     loras: FilmLoras,
     memory: Memory | None,
     references: References,
 ) -> tuple[str, ...]:
-    follows = (*FOLLOWED, *loras.follows, *(("strength",) if memory is not None else ()))
-    untrained = memory is not None and not memory.trained and request.reference_mode != NONE
+    remembers = way.name == REMEMBERED
+    follows = (*FOLLOWED, *loras.follows, *(("strength",) if remembers else ()))
+    said = []
+    if remembers and memory is not None and not memory.trained:
+        said.append(UNTRAINED)
+    if not way.most and request.reference_mode != NONE:
+        said.append(NO_REFERENCES)
     return (
-        *((UNTRAINED,) if untrained else ()),
-        *storyboard.warnings,
+        *said,
+        *request.storyboard.warnings,
         *references.notes,
-        *ignored_settings(storyboard, follows),
-        *missing_loras(memory, [request.model]),
+        *ignored_settings(request.storyboard, follows),
+        *(missing_loras(memory, [request.model]) if remembers else ()),
     )

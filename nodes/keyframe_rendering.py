@@ -31,7 +31,7 @@ from .events import announce_segment
 from .keyframe_plan import Story
 from .keyframe_report import ShotReport, said_of, story_report
 from .keyframe_value import Keyframes
-from .keyframe_ways import Arranged, Drawn, Source
+from .keyframe_ways import REMEMBERED, Arranged, Drawn, Source
 from .recall_report import LeftOut
 from .recalling import reference_file
 from .rendering import PREVIEW_QUALITY, PREVIEW_SIDE, SHOWN_STATUS, runs_root
@@ -259,7 +259,7 @@ class StoryMaker:
     def _strength(self, index: int) -> float:
         """A shot's own strength, where references are a memory; that has 0 to 1."""
         own = self._story.storyboard.shots[index].strength
-        if own is None or self._story.way.name != "memory":
+        if own is None or self._story.way.name != REMEMBERED:
             return 1.0
         return min(1.0, own)
 

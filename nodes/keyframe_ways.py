@@ -6,7 +6,6 @@ What a keyframe is shown is arranged in ints first (`arrange`), then made (`inpu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -16,10 +15,10 @@ import torch
 
 from ..adapters.family import Conditioning
 from ..adapters.flux_joint import join_prompts
-from ..adapters.image_family import ImageCapabilities, ImageFamily, ImageInputs
+from ..adapters.image_family import ImageFamily, ImageInputs
 from ..adapters.references import packed_pictures
 from ..adapters.video_images import PictureClip, VideoImages, reference_tokens
-from ..memory.golden import Packing, PackingPolicy, pack_references, policy_levels
+from ..memory.golden import Packing, PackingPolicy, pack_references
 from ..memory.golden_atlas import pack_atlas
 from ..planning.keyframe_prompts import Reference
 from ..planning.keyframes import ShownReference
@@ -28,16 +27,15 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
-    from .keyframe_plan import KeyframeRequest
 
 AUTOMATIC, ATLAS, JOINT, NONE = "automatic", "atlas", "joint K/V", "none"
 MODES = (AUTOMATIC, ATLAS, JOINT, NONE)
 
+REMEMBERED = "memory"
+"""Name of the way of video models."""
+
 TOGETHER = 4
 """Shots that the joint mode makes at once: the group of the paper's figure 4 (design, 2.3)."""
-
-MOST_WITHOUT_ADVICE = 6
-"""References where a family advises no number: three golden levels of two (design, 9.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,86 +137,6 @@ class Way(Protocol):
     def inputs(self, drawn: Drawn, pictures: Pictures) -> ImageInputs: ...
 
 
-def way_of(request: KeyframeRequest, family: ImageFamily) -> Way:
-    """The way of the widgets `reference_mode`, `references`, `group_size`, `levels`, `first_level`
-    and `least_side`. Raises ValueError naming the widget and the family's cap."""
-    mode, capabilities = request.reference_mode, family.capabilities(request.model)
-    target = (request.height, request.width)
-    if mode == NONE or capabilities.most_references == 0:
-        if isinstance(family, VideoImages):
-            family = family.with_memory(None, 1.0)
-        return NoReferences(family)
-    most = _most(request, family, capabilities)
-    if isinstance(family, VideoImages):
-        if mode == ATLAS:
-            raise ValueError(
-                f"reference_mode '{ATLAS}' is for models that take references as pictures, "
-                f"{family.name} remembers them: choose '{AUTOMATIC}'"
-            )
-        assert family.memory is not None
-        return Remembered(family, most, target, _latent_size(family, request))
-    policy = _policy(request, capabilities, most, target)
-    if mode == JOINT:
-        together = request.group_size or TOGETHER
-        return Together(family, request.vae, policy, target, together=together)
-    if mode == ATLAS:
-        return Tiled(family, request.vae, policy, target)
-    return Listed(family, request.vae, policy, target)
-
-
-def _most(request: KeyframeRequest, family: ImageFamily, capabilities: ImageCapabilities) -> int:
-    cap = capabilities.most_references
-    if request.reference_mode == ATLAS:
-        return request.references or MOST_WITHOUT_ADVICE
-    if cap is not None and request.references > cap:
-        raise ValueError(
-            f"references must be at most {cap} for {family.name}, got {request.references}"
-        )
-    return request.references or capabilities.advised_references or MOST_WITHOUT_ADVICE
-
-
-def _latent_size(family: VideoImages, request: KeyframeRequest) -> tuple[int, int]:
-    shape = family.latent_shape(request.model, request.height, request.width)
-    return shape[-2], shape[-1]
-
-
-def _policy(
-    request: KeyframeRequest,
-    capabilities: ImageCapabilities,
-    most: int,
-    target: tuple[int, int],
-) -> PackingPolicy:
-    """The widgets as a policy; the joint mode's own group is level 0, so its context follows."""
-    joint = request.reference_mode == JOINT
-    first = request.first_level + (1 if joint else 0)
-    least = request.least_side or (0 if joint else capabilities.least_side)
-    group = request.group_size or (
-        TOGETHER if joint else _group_size(most, target, capabilities.unit, request, least)
-    )
-    return PackingPolicy(
-        group_size=group,
-        levels=request.levels,
-        first_level=first,
-        least_side=least,
-        most_references=most,
-        unit=capabilities.unit,
-    )
-
-
-def _group_size(
-    most: int, target: tuple[int, int], unit: int, request: KeyframeRequest, least: int
-) -> int:
-    """The smallest group with which `most` references fit into the levels that are large enough.
-
-    At 1024 x 1024 that gives the presets of the design (9.3): 3 levels of 2 for Flux.2 dev, 3 of 1
-    for Qwen-Image-Edit.
-    """
-    policy = PackingPolicy(levels=request.levels, first_level=request.first_level, unit=unit)
-    depth = policy_levels(target, policy)[request.first_level :]
-    usable = sum(1 for size in depth if size.short * unit >= least)
-    return math.ceil(most / max(1, usable))
-
-
 @dataclass(frozen=True, eq=False)
 class NoReferences:
     """Every keyframe from its words alone."""
@@ -314,7 +232,7 @@ class Remembered:
     most: int
     target: tuple[int, int]
     latent_size: tuple[int, int]
-    name: str = "memory"
+    name: str = REMEMBERED
     together: int = 1
 
     @property

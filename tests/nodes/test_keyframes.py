@@ -407,3 +407,72 @@ def test_bad_texts_are_refused_before_the_graph_runs(comfy: Any) -> None:
     assert KeyframePlanner.validate_inputs(run_name="frames", retakes="4:1, 7:2") is True
     assert "retakes must read like" in str(KeyframePlanner.validate_inputs(retakes="x"))
     assert "run name" in str(KeyframePlanner.validate_inputs(run_name="../up"))
+
+
+def test_a_keyframe_that_has_drifted_is_not_shown_again(run_film: Any) -> None:
+    script = "@Ana = a woman\n<Ana> in a room.\n<Ana> in a hall.\n<Ana> in a garden."
+    outputs, _ = run_film(planner_graph(script=script))
+    assert sorted(recalled(text_of(outputs))["1.3"]) == ["1.1", "1.2"]
+    gated = {"script": script, "drift_gate": True, "drift_threshold": 0.0}
+    outputs, events = run_film(planner_graph(**gated))
+    assert recalled(text_of(outputs))["1.3"] == ["1.1"]  # the anchor
+    assert "1.2 is left out: Ana has drifted by" in text_of(outputs)
+    assert statuses(events, "done") == [3]
+    by_hand = script.replace("garden.", "garden. {recall: 1.2}")
+    outputs, _ = run_film(planner_graph(**{**gated, "script": by_hand}))
+    assert "1.2" in recalled(text_of(outputs))["1.3"]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("wan_i2v", {}),
+        ("wan22_i2v", {}),
+        ("wan_vace", {}),
+    ],
+)
+def test_any_video_model_draws_keyframes(
+    run_film: Any, read: Any, family: str, changes: dict[str, Any]
+) -> None:
+    script = "A room.\nA hall."
+    outputs, _ = run_film(planner_graph(family, script, **changes))
+    assert recalled(text_of(outputs))["1.2"] == ["1.1"]
+    beside = read()
+    run_film(planner_graph(family, script, reference_mode="none", run_name="alone", **changes))
+    assert same(beside, read("alone")) == [True, False]
+
+
+def test_a_model_without_memory_draws_from_words_alone(run_film: Any) -> None:
+    causal = {"sampler_name": "ar_video", "cfg": 1.0}
+    outputs, _ = run_film(planner_graph("wan_causal", "A room.\nA hall.", **causal))
+    assert "Warning, this model takes no references" in text_of(outputs)
+    assert "2 made now" in text_of(outputs)
+
+
+def test_a_causal_model_is_told_what_it_needs(run_film: Any) -> None:
+    with pytest.raises(run_film.error, match="needs the sampler 'ar_video', got sampler_name"):
+        run_film(planner_graph("wan_causal", "A room.", cfg=1.0))
+    with pytest.raises(run_film.error, match="samples without guidance: cfg must be 1, got 2"):
+        run_film(planner_graph("wan_causal", "A room.", sampler_name="ar_video"))
+
+
+def test_progress_and_previews_are_shown(
+    run_film: Any, comfy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.utils
+
+    told: list[tuple[int, int, Any]] = []
+
+    def hook(value: int, total: int, preview: Any, node_id: str | None = None) -> None:
+        told.append((value, total, preview))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0)
+    _, events = run_film(planner_graph())
+    steps = [d["step"] for kind, d in events if kind == EVENT and d["status"] == "running"]
+    assert steps == [0, 1, 2] * 4
+    values = [value for value, total, _ in told if total == 8]
+    assert values == sorted(values) and values[-1] == 8
+    pictures = [preview for *_, preview in told if preview is not None]
+    assert len(pictures) == 4 and all(kind == "JPEG" for kind, *_ in pictures)
