@@ -61,8 +61,10 @@ def sample_groups(
     seed: int,
     kinds: Collection[Kind] = ALL_KINDS,
     callback: StepCallback | None = None,
+    until: int | None = None,
 ) -> dict[int, Tensor]:
-    """Make the groups of these `kinds` of a segment of `shape` (b c t h w).
+    """Make the groups of these `kinds` of a segment of `shape` (b c t h w), with `until` only those
+    that begin before that latent frame.
 
     `known` are finished latent frames b c 1 h w by id; a group must be known whole or not at all.
     Noise is that of the whole segment, drawn from `seed`. Gives all frames that are finished then,
@@ -71,7 +73,8 @@ def sample_groups(
     """
     check_sparse_model(model)
     _check(layout, known, shape, settings)
-    groups = [group for group in layout.groups if group.kind in kinds]
+    end = layout.latent_frames if until is None else until
+    groups = [group for group in layout.groups if group.kind in kinds and group.ids[0] < end]
     made = SparseSegment(
         model=model,
         positive=positive,

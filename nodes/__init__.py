@@ -14,6 +14,8 @@ from . import (
     keyframes,
     lora,
     memory,
+    plan,
+    populate,
     recall,
     sampling,
     segment,
@@ -34,6 +36,8 @@ NODES: list[type[io.ComfyNode]] = [
     *keyframe_images.NODES,
     *recall.NODES,
     *golden.NODES,
+    *plan.NODES,
+    *populate.NODES,
     *demo.NODES,
 ]
 

@@ -139,12 +139,20 @@ class Film:
         )
 
 
-def plan_film(request: FilmRequest) -> Film:
-    """Check every input and plan the segments. Raises ValueError naming input, rule and value."""
+def plan_film(request: FilmRequest, any_sampler: bool = False) -> Film:
+    """Check every input and plan the segments. Raises ValueError naming input, rule and value.
+
+    `any_sampler`: who asks samples in a way of its own, so that a family's own sampler is no rule.
+    """
     if request.plan is not None:
-        raise ValueError(f"plan is not read by this version, got {type(request.plan).__name__}")
+        raise ValueError(
+            "plan is filled by Populate segments: connect it there, got "
+            f"{type(request.plan).__name__}"
+        )
     family = family_of(request.model)
     capabilities = family.capabilities(request.model)
+    if any_sampler:
+        capabilities = replace(capabilities, own_sampler=None, guidance=True)
     geometry = read_geometry(request.model)
     check_vae(geometry, request.vae)
     latent_size = geometry.latent_shape(1, request.height, request.width)[-2:]

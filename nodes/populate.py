@@ -1,0 +1,152 @@
+"""ThroughlinePopulateSegments: the frames between the anchors of a plan, segment by segment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from comfy_execution.graph import ExecutionBlocker
+
+from ..planning.segments import SEED_RANGE
+from .populating import FILLERS, describe_population, plan_population, render_population
+from .rendering import run_digest
+from .sockets import TL_LORAS, TL_PLAN, TL_RUN
+from .widgets import (
+    check_widgets,
+    guidance_widgets,
+    low_noise_model_input,
+    sampler_overrides,
+    switch_sigma_widget,
+)
+
+
+class PopulateSegments(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ThroughlinePopulateSegments",
+            display_name="Populate segments",
+            category="Throughline",
+            description=(
+                "Makes the frames between the anchors of a plan. No segment depends on another, so "
+                "each can be redone alone, and errors do not add up. Assemble video joins them "
+                "where they share frames."
+            ),
+            search_aliases=["fill plan", "inbetween", "MMPL", "interpolate", "populate"],
+            is_output_node=True,
+            inputs=[
+                TL_PLAN.Input("plan", tooltip="From Plan film."),
+                io.Model.Input(
+                    "model",
+                    tooltip="Wan T2V, I2V, FLF2V, VACE or TI2V-5B. It need not be the one that "
+                    "planned: plan with a fast model, fill with the best you have.",
+                ),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Encodes one prompt per shot. Leave empty when you connect positive.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="One conditioning for every shot, instead of clip.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Used instead of the negative prompt below.",
+                ),
+                io.Vae.Input(
+                    "plan_vae",
+                    optional=True,
+                    tooltip="Only when the plan was made with another VAE than this model's: "
+                    "connect that one, and the anchors travel as pictures.",
+                ),
+                *sampler_overrides(),
+                low_noise_model_input(),
+                TL_LORAS.Input(
+                    "loras",
+                    optional=True,
+                    tooltip="LoRAs that the script names for single shots and characters.",
+                ),
+                io.Combo.Input(
+                    "filler",
+                    options=list(FILLERS),
+                    default=FILLERS[0],
+                    tooltip="Between the anchors works with every model named above. Choose sparse "
+                    "only with MMPL weights, which fill in two steps.",
+                ),
+                io.String.Input(
+                    "negative_prompt",
+                    multiline=True,
+                    default="",
+                    tooltip="What no shot should show. Only used with clip and a cfg above 1.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_RANGE - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Segment s is filled with seed + s. Another seed fills the same plan "
+                    "anew.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampler steps per segment. Lower it for drafts and distilled models.",
+                ),
+                *guidance_widgets(),
+                io.String.Input(
+                    "run_name",
+                    default="populated",
+                    tooltip="Folder of this film below output/throughline, another than the "
+                    "plan's. The same name resumes.",
+                ),
+                io.String.Input(
+                    "retakes",
+                    default="",
+                    tooltip="Segments to fill again with another seed: '4:1, 7:2'. Only they are "
+                    "filled again. The sidebar writes this for you.",
+                ),
+                io.Combo.Input(
+                    "when_queued",
+                    options=["render", "only show what would be rendered"],
+                    default="render",
+                    tooltip="Choose the second to see which segments a change would cost.",
+                ),
+                switch_sigma_widget(),
+            ],
+            outputs=[
+                TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),
+                io.Image.Output(
+                    display_name="contact_sheet", tooltip="One small picture per segment."
+                ),
+                io.String.Output(display_name="report", tooltip="Segments and lengths as text."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, run_name: str | None = None, retakes: str | None = None) -> bool | str:
+        return check_widgets(None, run_name, retakes)
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name: str, **inputs: Any) -> str:
+        return run_digest(run_name)
+
+    @classmethod
+    def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
+        population, node_id = plan_population(inputs), str(cls.hidden.unique_id)
+        if when_queued != "render":
+            stop = ExecutionBlocker(None)
+            said = describe_population(population, node_id)
+            return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(said))
+        run, sheet, report = render_population(population, node_id)
+        return io.NodeOutput(run, sheet, report, ui=ui.PreviewText(report))
+
+
+NODES: list[type[io.ComfyNode]] = [PopulateSegments]
