@@ -214,14 +214,15 @@ def test_guidance_in_one_batch_or_two(
 
     noise, texts, context = picture(1, rows=PAIRS), prompts(family), keyframes(family)
     negative = prompt(family, 30, 5 if passes == "another length" else 7)
-    joint = joint_keyframes(model, mode=mode, context=context)
+    joint = joint_keyframes(model, mode=mode, context=context, time_step=2.0)
     joint, pack = with_pack(joint)
     if passes == "no memory":
         monkeypatch.setattr(joint, "get_free_memory", lambda device: 0.0)
     made = sample(joint, noise, join_prompts(texts), negative, cfg=1.5)
-    pairs, sees = slow_context(model, context), sees_with_context(mode, 3)
-    wanted = slow_sample(model, noise, texts, sees, pairs)
-    unwanted = slow_sample(model, noise, [negative] * PAIRS, sees, pairs)
+    pairs, sees = slow_context(model, context, time_step=2.0), sees_with_context(mode, 3)
+    slow = partial(slow_sample, model, noise, sees=sees, context=pairs, time_step=2.0)
+    wanted = slow(texts)
+    unwanted = slow([negative] * PAIRS)
     close(made, unwanted + 1.5 * (wanted - unwanted))
     double = [call for call in pack.calls if call[:2] == ("double", 0)]
     assert len(double) == len(context) + (1 if passes == "merged" else 2)
