@@ -103,9 +103,13 @@ def _is_flux2(model: ModelPatcher) -> bool:
 def _unit(model: ModelPatcher) -> int:
     """Pixels along a side of a token."""
     cells = model.get_model_object("latent_format").spacial_downscale_ratio
-    return cells * model.get_model_object("diffusion_model.patch_size")
+    return cells * model.model.model_config.unet_config["patch_size"]
 
 
 def _method(model: ModelPatcher) -> str:
-    """Where the model puts references by itself, or by core's node FluxKVCache."""
-    return model.get_model_object("diffusion_model.params.default_ref_method")
+    """Where the model puts references by itself, or since core's node FluxKVCache.
+
+    Read from the config that the file was detected as: other packs' Flux has no `params`.
+    """
+    own = model.model.model_config.unet_config.get("default_ref_method", "offset")
+    return model.object_patches.get("diffusion_model.params.default_ref_method", own)

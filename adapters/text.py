@@ -15,6 +15,8 @@ TEXT_LAYERS = (
     "text_embedding.0",  # comfy.ldm.wan.model.WanModel
     "txt_in.input_embedder",  # comfy.ldm.hunyuan_video.model.HunyuanVideo
     "caption_projection.linear_1",  # comfy.ldm.lightricks.model.LTXVModel
+    "txt_in",  # comfy.ldm.flux.model.Flux, comfy.ldm.qwen_image.model
+    "time_caption_embed.caption_embedder.1",  # comfy.ldm.omnigen.omnigen2
 )
 """The linear layer that reads the text features, by model class."""
 

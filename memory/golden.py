@@ -72,10 +72,11 @@ class PackingPolicy:
         if not 1.0 <= self.ratio < math.inf:
             raise ValueError(f"ratio must be 1 or more, got {self.ratio}")
         cap = self.most_references
-        if cap is not None and not max(1, self.pinned) <= cap:
+        if cap is not None and cap < 1:
+            raise ValueError(f"most_references must be 1 or more, got {cap}")
+        if cap is not None and self.pinned > cap:
             raise ValueError(
-                f"at most {cap} references can be used, got {self.pinned} that are pinned: "
-                "pin fewer"
+                f"pinned must be {cap} or less, got {self.pinned}: no more references can be used"
             )
 
     def level_of(self, rank: int) -> int:

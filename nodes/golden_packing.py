@@ -15,6 +15,7 @@ from ..adapters.image_families import image_family_of
 from ..adapters.image_family import ImageCapabilities, ImageFamily, ImageInputs
 from ..adapters.reference_latents import REFERENCES
 from ..adapters.references import noisy_latents, packed_pictures
+from ..adapters.text import check_text
 from ..memory.golden import Packing, PackingPolicy, pack_references
 from ..memory.golden_atlas import merge_left_over, pack_atlas
 from .golden_report import REASONS
@@ -85,8 +86,9 @@ def golden_request(inputs: dict[str, Any]) -> GoldenRequest:
 
 
 def family_and_abilities(request: GoldenRequest) -> tuple[ImageFamily, ImageCapabilities]:
-    """The model's family and what it takes; refuses models by name."""
+    """The model's family and what it takes; refuses models, and text of others, by name."""
     family = image_family_of(request.model, joint=request.mode == JOINT)
+    check_text(request.model, request.positive, "positive")
     return family, family.capabilities(request.model)
 
 

@@ -158,7 +158,7 @@ def test_pinned_references_keep_the_first_level() -> None:
     few = PackingPolicy(pinned=1, group_size=2, least_side=0)
     packing = pack_references([(512, 512)] * 4, (512, 512), few)
     assert [r.level for r in packing.references] == [0, 0, 1, 1]
-    with pytest.raises(ValueError, match="at most 2 references can be used, got 3 that are pinned"):
+    with pytest.raises(ValueError, match="pinned must be 2 or less, got 3: no more references"):
         PackingPolicy(pinned=3, most_references=2)
 
 
@@ -190,7 +190,7 @@ def test_a_source_keeps_its_shape_and_is_never_enlarged() -> None:
         ({"pinned": -1}, "pinned must be 0 or more, got -1"),
         ({"ratio": 0.9}, r"ratio must be 1 or more, got 0\.9"),
         ({"ratio": math.nan}, "ratio must be 1 or more, got nan"),
-        ({"most_references": 0}, "at most 0 references"),
+        ({"most_references": 0}, "most_references must be 1 or more, got 0"),
     ],
 )
 def test_wrong_policies_are_named(values: dict[str, float], message: str) -> None:

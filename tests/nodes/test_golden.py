@@ -284,6 +284,8 @@ def test_what_is_wrong_is_named(run_golden: Callable[..., Any]) -> None:
     ):
         with pytest.raises(run_golden.error, match=message):
             run_golden(graph("flux2_dev", **changes))
+    with pytest.raises(run_golden.error, match="pinned must be 4 or less, got 5: no more"):
+        run_golden(graph("flux2_klein", count=5, pinned=5))
     with pytest.raises(run_golden.error, match="must read reference pictures, got LTXV"):
         run_golden(graph("ltxv"))
 
@@ -294,6 +296,16 @@ def test_the_packing_is_shown_on_the_node(run_film: Callable[..., Any], run_gold
     outputs, _ = run_film(prompt)
     assert len(outputs["g"]["images"]) == 1 == len(outputs["s2"]["images"])
     assert "image 1 (pinned)" in "".join(outputs["g"]["text"])
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_edit_2509", "omnigen2"])
+def test_text_of_another_encoder_is_named(family: str, comfy: ModuleType) -> None:
+    from development.tiny_images import IMAGE_FAMILIES
+    from throughline.nodes.golden import GoldenMemPack
+
+    positive = [[torch.zeros(1, 7, 32), {}]]
+    with pytest.raises(ValueError, match="positive must be 24 wide for this model, got 32"):
+        GoldenMemPack.execute(**listed(IMAGE_FAMILIES[family], positive=positive))
 
 
 def listed(tiny: Any, count: int = 4, **changes: Any) -> dict[str, list[Any]]:
