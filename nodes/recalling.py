@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..adapters.similarity import (
+    FEWEST,
     NoSharedSpace,
     caption_vector,
     check_joint_space,
@@ -96,6 +97,7 @@ class Recaller:
         self._measures: dict[tuple[str, int], SegmentMeasures] = {}
         self._texts: dict[str, torch.Tensor] = {}
         self._common: torch.Tensor | None = None
+        self._asked: dict[str, torch.Tensor] = {}
         for one in self._references:
             self._keep(one.id, references[reference_file(one.id)])
         self._given = tuple(one for one, _ in given)
@@ -139,7 +141,7 @@ class Recaller:
         return rank(
             wanted,
             candidates,
-            self._picture_similarity(wanted.caption, candidates),
+            self._picture_similarity(wanted, candidates),
             self._text_similarity(wanted, candidates),
             self._settings.weights,
         )
@@ -239,13 +241,28 @@ class Recaller:
         ]
 
     def _picture_similarity(
-        self, caption: str, candidates: Sequence[Candidate]
+        self, wanted: Wanted, candidates: Sequence[Candidate]
     ) -> list[float] | None:
+        """Cosines of the caption with the pictures; each side without what is common to it, where
+        there are enough pictures to tell."""
         if self._tower is None:
             return None
-        assert self._clip is not None
-        asked = text_vector(self._clip, self._tower, caption)
-        return cosines(asked, [self._vectors[one.id] for one in candidates])
+        pictures = [self._vectors[one.id] for one in candidates]
+        if len(pictures) < FEWEST:
+            return cosines(self._joint(wanted.caption), pictures)
+        every = [self._joint(self.wanted(at).caption) for at in range(len(self._storyboard.shots))]
+        common = common_part(pictures)
+        return cosines(
+            without_common_part(self._joint(wanted.caption), common_part(every)),
+            [without_common_part(one, common) for one in pictures],
+        )
+
+    def _joint(self, caption: str) -> torch.Tensor:
+        """The caption in CLIP's joint space."""
+        assert self._clip is not None and self._tower is not None
+        if caption not in self._asked:
+            self._asked[caption] = text_vector(self._clip, self._tower, caption)
+        return self._asked[caption]
 
     def _text_similarity(self, wanted: Wanted, candidates: Sequence[Candidate]) -> list[float]:
         captions = [compared_words(one) for one in candidates]
