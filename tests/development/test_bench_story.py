@@ -150,7 +150,7 @@ def test_the_bench_draws_what_the_planner_node_draws(
 def test_the_shipped_keyframes_bring_the_leads_back(
     story: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """On stories beside those of the bench's own seeds; the margins there are twice these."""
+    """On stories beside those of the bench's own seeds. There it is 13 dB and a sixth."""
     monkeypatch.setattr(story, "PICTURE", tmp_path / "story.png")
     rows = {row["method"]: row for row in story.run(range(100, 103))}
     assert set(rows) == {"recall", "recency", "none", "true recall", "true recency"}
@@ -158,6 +158,28 @@ def test_the_shipped_keyframes_bring_the_leads_back(
     assert rows["recall"]["n"] == 6
     assert rows["recall"]["tokens"] == rows["recency"]["tokens"] > rows["none"]["tokens"] == 0
     for other in ("recency", "none"):
-        assert rows["recall"]["psnr"] > rows[other]["psnr"] + 4.0
-        assert rows["recall"]["colour_error"] < 0.6 * rows[other]["colour_error"]
+        assert rows["recall"]["psnr"] > rows[other]["psnr"] + 6.0
+        assert rows["recall"]["colour_error"] < 0.5 * rows[other]["colour_error"]
     assert (tmp_path / "story.png").is_file()
+
+
+def test_a_character_sheet_says_how_a_lead_looks(keyframing: Any) -> None:
+    """A reference file of the script: the figure on grey under its name, no other picture."""
+    from throughline.training.evaluate import frames_to_image
+    from throughline.training.returning_cast import returns
+    from throughline.training.world_rendering import render_sheet
+
+    keyframer = keyframing.Keyframer()
+    beside: list[float] = []
+    alone: list[float] = []
+    with torch.inference_mode():
+        for seed in range(100, 103):
+            cast = keyframing.cast_of(seed)
+            for index in returns(cast.story):
+                lead = cast.story.characters[cast.story.shots[index].character]
+                sheet = keyframer.given(frames_to_image(render_sheet(lead)))
+                for found, shown in ((beside, [(lead.name, sheet)]), (alone, [])):
+                    drawn = keyframer.draw(cast.prompts[index], shown, index)
+                    compared = keyframing.compare(drawn.picture, cast.looks[index])
+                    found.append(compared["colour_error"])
+    assert sum(beside) < 0.5 * sum(alone)
