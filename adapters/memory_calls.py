@@ -109,7 +109,8 @@ def apply_uncompiled(
             return executor(*arguments, **kwargs)
     if COMPILE_KEY in transformer_options["wrappers"][WrappersMP.APPLY_MODEL]:
         raise ValueError(
-            f"memory on a compiled model needs torch 2.6 or newer, got {torch.__version__}: "
+            f"memory or joint keyframes on a compiled model need torch 2.6 or newer, got "
+            f"{torch.__version__}: "
             "update torch or take the compile node away"
         )
     return executor(*arguments, **kwargs)
