@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import comfy.samplers
+import torch
 from comfy.model_sampling import CONST
 
 from ..adapters.families import family_of
-from ..adapters.family import Capabilities, Family
+from ..adapters.family import Capabilities
 from ..adapters.fingerprint import fingerprint_model
 from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
 
 if TYPE_CHECKING:
-    from .film import FilmRequest
+    from comfy.model_patcher import ModelPatcher
 
 SWITCH_SIGMA = 0.9
 """Where Wan 2.2 I2V was trained to change experts (boundary 0.900; T2V 0.875)."""
+
+
+class Named(Protocol):
+    """A family, of video or of images."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class SamplerRequest(Protocol):
+    """The inputs that set a sampler, of any node that has them."""
+
+    @property
+    def model(self) -> ModelPatcher: ...
+    @property
+    def low_noise_model(self) -> ModelPatcher | None: ...
+    @property
+    def switch_sigma(self) -> float | None: ...
+    @property
+    def sampler_name(self) -> str: ...
+    @property
+    def scheduler(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def cfg(self) -> float: ...
+    @property
+    def sigmas(self) -> torch.Tensor | None: ...
+    @property
+    def sampler(self) -> comfy.samplers.KSAMPLER | None: ...
 
 
 def check_choice(name: str, value: str, accepted: Sequence[str]) -> None:
@@ -27,7 +58,7 @@ def check_choice(name: str, value: str, accepted: Sequence[str]) -> None:
 
 
 def sampler_settings(
-    request: FilmRequest, capabilities: Capabilities, family: Family
+    request: SamplerRequest, capabilities: Capabilities, family: Named
 ) -> SamplerSettings:
     """What the node's inputs set the sampler to. Raises ValueError naming the input."""
     own, name = capabilities.own_sampler, request.sampler_name
@@ -56,7 +87,7 @@ def sampler_settings(
     )
 
 
-def _switch_sigma(request: FilmRequest, family: Family) -> float:
+def _switch_sigma(request: SamplerRequest, family: Named) -> float:
     if request.low_noise_model is None:
         return 0.0
     other = family_of(request.low_noise_model)

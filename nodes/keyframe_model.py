@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import comfy.samplers
-
 from ..adapters.families import CONTINUING_MODELS, FAMILIES
+from ..adapters.family import Capabilities
 from ..adapters.geometry import check_vae, read_geometry
 from ..adapters.image_families import IMAGE_FAMILIES, image_family_of
 from ..adapters.image_family import ImageCapabilities, ImageFamily
 from ..adapters.memory_value import Memory
-from ..adapters.sampling import SamplerSettings, check_sigmas, schedule_sigmas
+from ..adapters.sampling import SamplerSettings
 from ..adapters.video_images import VideoImages, takes_references, video_images_of
 from ..memory.golden import PackingPolicy, policy_levels
 from .film_memory import check_memory_fits
+from .film_sampler import sampler_settings
 from .keyframe_ways import (
     ATLAS,
     AUTOMATIC,
@@ -34,6 +34,9 @@ from .remembering import empty_memory, memory_request
 
 if TYPE_CHECKING:
     from .keyframe_plan import KeyframeRequest
+
+PICTURES = Capabilities(known_latent_frames=None, known_latent_frames_default=0)
+"""Of image models: any sampler, with guidance or without."""
 
 MOST_WITHOUT_ADVICE = 6
 """References where a family advises no number: three golden levels of two (design, 9.3)."""
@@ -90,7 +93,8 @@ def story_memory(
         return _small_pictures(request) if takes_references(request.model) else None
     if not isinstance(given, Memory):
         raise ValueError(f"memory must come from a memory encoder node, got {type(given).__name__}")
-    check_memory_fits(given, request.model)
+    for model in request.models:
+        check_memory_fits(given, model)
     size = (int(shape[-2]), int(shape[-1]))
     if given.latent_size not in (None, size):
         assert given.latent_size is not None
@@ -125,28 +129,16 @@ def _small_pictures(request: KeyframeRequest) -> Memory:
     return empty_memory(memory_request(inputs))
 
 
-def sampler_settings(request: KeyframeRequest, family: ImageFamily) -> SamplerSettings:
-    name = request.sampler_name
-    own = None
+def story_sampler(request: KeyframeRequest, family: ImageFamily) -> SamplerSettings:
+    """What the node's inputs set the sampler to. Raises ValueError naming the input."""
     if isinstance(family, VideoImages):
-        capabilities = family.family.capabilities(request.model)
-        own = capabilities.own_sampler
-        if not capabilities.guidance and request.cfg != 1.0:
-            raise ValueError(
-                f"{family.name} samples without guidance: cfg must be 1, got {request.cfg:g}"
-            )
-    if request.sampler is None and own is not None and name != own:
-        raise ValueError(f"{family.name} needs the sampler '{own}', got sampler_name '{name}'")
-    if request.sampler is None and own is None and name == "ar_video":
-        raise ValueError(f"sampler_name 'ar_video' needs a causal Wan model, got {family.name}")
-    if request.sigmas is not None:
-        sigmas = check_sigmas(request.sigmas)
-    elif request.steps < 1:
-        raise ValueError(f"steps must be 1 or more, got {request.steps}")
-    else:
-        sigmas = schedule_sigmas(request.model, name, request.scheduler, request.steps)
-    sampler = request.sampler or comfy.samplers.sampler_object(name)
-    return SamplerSettings(sampler=sampler, sigmas=sigmas, cfg=request.cfg)
+        return sampler_settings(request, family.family.capabilities(request.model), family.family)
+    if request.low_noise_model is not None:
+        raise ValueError(
+            f"low_noise_model is the second expert of a video model, got one beside {family.name}: "
+            "disconnect it"
+        )
+    return sampler_settings(request, PICTURES, family)
 
 
 def way_of(request: KeyframeRequest, family: ImageFamily) -> Way:

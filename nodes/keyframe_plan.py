@@ -29,7 +29,8 @@ from ..runs.keys import KIND, MEMORY
 from ..runs.paths import run_path
 from .film import CFG_LIMIT
 from .film_loras import FilmLoras, missing_loras, plan_loras
-from .keyframe_model import check_image_vae, image_family, sampler_settings, story_memory, way_of
+from .film_sampler import check_choice, low_noise_parameters
+from .keyframe_model import check_image_vae, image_family, story_memory, story_sampler, way_of
 from .keyframe_ways import MODES, NONE, REMEMBERED, Way
 from .recalling import DRIFT_THRESHOLD, Recaller, RecallSettings
 from .reference_files import References, read_references
@@ -95,6 +96,13 @@ class KeyframeRequest:
     weight_characters: float
     weight_location: float
     weight_recency: float
+    low_noise_model: ModelPatcher | None
+    switch_sigma: float | None
+
+    @property
+    def models(self) -> tuple[ModelPatcher, ...]:
+        """The model and its second expert, where it has one."""
+        return (self.model,) if self.low_noise_model is None else (self.model, self.low_noise_model)
 
 
 def keyframe_request(inputs: Mapping[str, Any]) -> KeyframeRequest:
@@ -154,11 +162,11 @@ def plan_story(request: KeyframeRequest) -> Story:
     memory = story_memory(request, family, shape)
     if isinstance(family, VideoImages):
         family = family.with_memory(memory, request.memory_strength)
-    sampler = sampler_settings(request, family)
+    sampler = story_sampler(request, family)
     way = way_of(request, family)
     segments = plan_keyframes(storyboard, request.seed, parse_takes(request.retakes))
     references = read_references(storyboard)
-    loras = plan_loras(request.loras, storyboard, request.model, None)
+    loras = plan_loras(request.loras, storyboard, request.model, request.low_noise_model)
     steps = keyframe_steps(len(segments), way.together)
     _check_groups(steps, loras, storyboard)
     return Story(
@@ -203,15 +211,7 @@ def _check_numbers(request: KeyframeRequest) -> None:
         raise ValueError(f"memory_strength must be 0 to 1, got {request.memory_strength}")
     if request.references < 0:
         raise ValueError(f"references must be 0 or more, got {request.references}")
-    _check_choice("reference_mode", request.reference_mode, MODES)
-    _check_choice("scheduler", request.scheduler, comfy.samplers.SCHEDULER_NAMES)
-    _check_choice("sampler_name", request.sampler_name, (*comfy.samplers.SAMPLER_NAMES, "ar_video"))
-
-
-def _check_choice(name: str, value: str, accepted: Sequence[str]) -> None:
-    """The host checks a widget's choice, but not one that comes over a wire."""
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
+    check_choice("reference_mode", request.reference_mode, MODES)
 
 
 def _check_groups(steps: Sequence[Sequence[int]], loras: FilmLoras, storyboard: Storyboard) -> None:
@@ -248,6 +248,7 @@ def _parameters(
     return {
         KIND: KEYFRAMES,
         "model": fingerprint_model(request.model),
+        **low_noise_parameters(sampler),
         "vae": fingerprint_vae(request.vae),
         "text_encoder": fingerprint_text_encoder(request.clip),
         "negative": request.negative_prompt,
@@ -287,5 +288,5 @@ def _warnings(
         *request.storyboard.warnings,
         *references.notes,
         *ignored_settings(request.storyboard, follows),
-        *(missing_loras(memory, [request.model]) if remembers else ()),
+        *(missing_loras(memory, request.models) if remembers else ()),
     )

@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.utils
 import latent_preview
@@ -15,7 +15,6 @@ from PIL import Image
 
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
-from ..adapters.image_family import ImageInputs
 from ..adapters.image_sampling import as_frames, as_model_latents, sample_keyframes
 from ..adapters.sampling import StepCallback
 from ..adapters.text import check_text
@@ -105,7 +104,9 @@ class StoryMaker:
         self._digests = {
             name: fingerprint_value(picture) for name, picture in story.references.pictures.items()
         }
-        self._loras = story.loras.switch(story.request.model, None, story.segments)
+        self._loras = story.loras.switch(
+            story.request.model, story.request.low_noise_model, story.segments
+        )
         self._progress = comfy.utils.ProgressBar(len(story.segments) * story.sampler.steps)
         model = story.request.model
         self._previewer = latent_preview.get_previewer(
@@ -312,13 +313,17 @@ class StoryMaker:
             strength=self._strength(first.index),
         )
         inputs = story.way.inputs(drawn, self)
-        dress = self._loras.dress(story.loras.of(first))
-        if dress is not None:
-            model, positive, negative = dress(inputs.model, inputs.positive, inputs.negative)
-            inputs = ImageInputs(model=model, positive=positive, negative=negative)
-        seeds = [segment.seed for segment in segments]
+        settings = story.sampler
+        if self._loras.low_noise_model is not None:
+            other = story.way.inputs(replace(drawn, model=self._loras.low_noise_model), self)
+            settings = replace(settings, low_noise_model=other.model)
         latents = sample_keyframes(
-            inputs, story.sampler, story.shape, seeds, self._step_callback(segments)
+            inputs,
+            settings,
+            story.shape,
+            [segment.seed for segment in segments],
+            self._step_callback(segments),
+            self._loras.dress(story.loras.of(first)),
         )
         return list(as_frames(latents).split(1))
 

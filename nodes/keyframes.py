@@ -17,9 +17,11 @@ from .sockets import TL_KEYFRAMES, TL_LORAS, TL_MEMORY, TL_STORYBOARD
 from .widgets import (
     check_widgets,
     guidance_widgets,
+    low_noise_model_input,
     memory_strength_widget,
     sampler_overrides,
     size_widgets,
+    switch_sigma_widget,
 )
 
 RENDER, SHOW = "render", "only show what would be rendered"
@@ -172,6 +174,8 @@ class KeyframePlanner(io.ComfyNode):
                 memory_strength_widget(),
                 *drift_widgets(),
                 *weight_widgets(),
+                low_noise_model_input(),
+                switch_sigma_widget(),
             ],
             outputs=[
                 TL_KEYFRAMES.Output(

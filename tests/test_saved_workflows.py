@@ -185,6 +185,8 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "weight_characters",
             "weight_location",
             "weight_recency",
+            "low_noise_model",
+            "switch_sigma",
         ],
         "outputs": ["TL_KEYFRAMES", "IMAGE", "IMAGE", "STRING"],
     },

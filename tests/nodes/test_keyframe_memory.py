@@ -140,6 +140,40 @@ def test_a_shots_strength_is_that_of_its_memory(
     assert "Warning, strength of shot 3.1 has no effect here" in text_of(outputs)
 
 
+def with_low_noise(graph: Graph, family: str = "wan_t2v", seed: int = 1) -> Graph:
+    graph["w"] = {
+        "class_type": "ThroughlineTestTinyModels",
+        "inputs": {"family": family, "seed": seed, "layers": 0},
+    }
+    graph["p"]["inputs"] |= {"low_noise_model": ["w", 0], "switch_sigma": 0.9}
+    return graph
+
+
+def test_two_experts_draw_a_keyframe_one_after_the_other(
+    run_film: Any, encoder_folder: Path, read: Any
+) -> None:
+    script, steps = "A red room.\nA garden.", {"steps": 4, "sampler_name": "euler"}
+    run_film(with_memory(script=script, **steps))
+    alone = read()
+    _, events = run_film(with_low_noise(with_memory(script=script, **steps), seed=0))
+    assert done(events) == [1, 2]
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(alone, read(), strict=True))
+    _, events = run_film(with_low_noise(with_memory(script=script, **steps), seed=1))
+    assert done(events) == [1, 2]
+    assert not any(torch.allclose(a, b, atol=1e-4) for a, b in zip(alone, read(), strict=True))
+    outputs, events = run_film(with_low_noise(with_memory(script=script, **steps), seed=1))
+    assert done(events) == []
+    kinds = [data for kind, data in events if kind == "throughline.segment"]
+    assert {data["steps"] for data in kinds} == {4}
+
+
+def test_a_second_expert_of_another_family_is_refused(run_film: Any) -> None:
+    with pytest.raises(run_film.error, match="low_noise_model must be the other expert of the"):
+        run_film(with_low_noise(planner_graph(), "wan_i2v"))
+    with pytest.raises(run_film.error, match="is the second expert of a video model, got one bes"):
+        run_film(with_low_noise(planner_graph("flux", width=64, height=64)))
+
+
 def test_a_memory_of_another_size_is_refused(run_film: Any, encoder_folder: Path) -> None:
     graph = with_memory({"references": ["i", 0]})
     graph["i"] = {
