@@ -5,6 +5,7 @@ import { element, setAttribute, setText } from "./dom.js";
 import { Thumbnail } from "./thumbnail.js";
 
 const SETTINGS = ["title", "story", "style", "global", "aspect", "fps"];
+const LONG = ["story", "style", "global"];
 const KINDS = { character: "characters", location: "locations" };
 
 export class Cast {
@@ -39,7 +40,8 @@ export class Cast {
   #buildFilm() {
     const line = (key) => {
       const save = (value) => this.#edit({ edit: "change_setting", setting: key, value });
-      const made = labelled(this.#text(`setting.${key}`), "input", { type: "text" }, save);
+      const kind = LONG.includes(key) ? ["textarea", { rows: 1 }] : ["input", { type: "text" }];
+      const made = labelled(this.#text(`setting.${key}`), ...kind, save);
       this.#settings[key] = made.field;
       return made.root;
     };

@@ -104,7 +104,8 @@ export class Editor {
       parts.summary,
       parts.toText,
     );
-    parts.bar = element("div", { class: "throughline-bar" }, bar, parts.refusal);
+    const mistake = element("div", { class: "throughline-said-row" }, parts.problem, parts.jump);
+    parts.bar = element("div", { class: "throughline-bar" }, bar, mistake, parts.refusal);
     parts.adding = element("div", { class: "throughline-actions" }, parts.addShot, parts.addScene);
     parts.body = element("div", {}, this.#cast.root, parts.list, parts.adding, parts.warnings);
     parts.root = element(
@@ -112,7 +113,6 @@ export class Editor {
       { class: "throughline-editor" },
       parts.chooser,
       parts.bar,
-      element("div", { class: "throughline-said-row" }, parts.problem, parts.jump),
       element("div", { class: "throughline-said-row" }, parts.note, parts.convert),
       parts.body,
       parts.live,

@@ -52,7 +52,8 @@ export class Moving {
     event.preventDefault();
     event.stopPropagation();
     event.dataTransfer.dropEffect = "move";
-    this.#point(this.#find(event));
+    const found = this.#find(event);
+    this.#point(found?.root === this.#card.root ? null : found);
   }
 
   #leave(event) {

@@ -582,10 +582,10 @@ def test_any_words_are_taken_as_they_are_or_refused(
 def test_a_long_script_is_edited_in_the_blink_of_an_eye() -> None:
     text = "@Ana = a\n" + "[wide, 5s] <Ana> walks on. {motion: pan}\n" * 400
     best = min(_seconds_to_move(text) for _ in range(3))
-    assert best < 0.3
+    assert best < 0.15
 
 
 def _seconds_to_move(text: str) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     after(text, edit="move_shot", shot="1.400", before="1.1")
-    return time.perf_counter() - start
+    return time.process_time() - start
