@@ -164,8 +164,8 @@ def text_vector(clip: CLIP, tower: str, text: str) -> Tensor:
     Leaves the encoder's options as core sets them before every encoding. Raises NoSharedSpace for
     a vector without length.
     """
-    tokens = clip.tokenize(text)[tower]
-    clip.load_model({tower: tokens})
+    tokens = clip.tokenize(text)
+    clip.load_model(tokens)
     encoder = text_towers(clip)[tower]
     encoder.reset_clip_options()
     encoder.set_clip_options(
@@ -173,7 +173,7 @@ def text_vector(clip: CLIP, tower: str, text: str) -> Tensor:
     )
     try:
         with comfy.model_management.cuda_device_context(clip.patcher.load_device):
-            pooled = encoder.encode_token_weights(tokens)[1]
+            pooled = encoder.encode_token_weights(tokens[tower])[1]
     finally:
         encoder.reset_clip_options()
     return _unit(pooled[0], f"clip_{tower} gives nothing for {text[:40]!r}")
