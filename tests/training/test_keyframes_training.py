@@ -94,6 +94,22 @@ def test_it_goes_on_from_the_shipped_keyframes(shipped: Any) -> None:
         torch.testing.assert_close(state[name], value.float(), atol=0.0, rtol=0.0)
 
 
+def test_the_command_line_goes_on_from_them(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One step from the shipped files, in a folder of its own, moves them by little."""
+    from throughline.adapters.demo_models import WEIGHTS
+    from throughline.training.keyframes_training import STEM, main
+
+    assert main([*SMALL, "--steps", "1", "--continue", "--out", str(trained)]) == 0
+    assert "addresses" not in capsys.readouterr().out
+    name = f"{STEM}_memory.safetensors"
+    before = load_file(WEIGHTS / "loras" / name)
+    after = load_file(trained / "continued" / "loras" / name)
+    moved = max(float((after[key] - before[key]).abs().max()) for key in before)
+    assert 0.0 < moved < 1e-3
+
+
 @torch.no_grad()
 def test_the_planner_computes_what_was_trained(shipped: Any) -> None:
     """The velocity of one keyframe beside three references: the trainer's and the host's."""
