@@ -42,6 +42,24 @@ class Pictures:
         return ((greys + 0.1 * texture).clamp(0, 1),)
 
 
+class Clips:
+    """Both sides of a tiny CLIP, read from a file that core's loader opens."""
+
+    CATEGORY = "Throughline tests"
+    FUNCTION = "load"
+    RETURN_TYPES = ("CLIP", "CLIP_VISION")
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"folder": ("STRING", {}), "projection": ("STRING", {})}}
+
+    def load(self, folder: str, projection: str) -> tuple[Any, Any]:
+        from development.tiny_clips import load_clip, tiny_clip_vision, write_clip_l
+
+        path = write_clip_l(Path(folder) / "clip_l.safetensors", projection)
+        return load_clip(path), tiny_clip_vision()
+
+
 class Sizes:
     """The height and width of each picture that arrives."""
 
@@ -70,11 +88,12 @@ def run(
     from development.tiny_nodes import NODE_CLASS_MAPPINGS
 
     given = {**NODE_CLASS_MAPPINGS, "TestPictures": Pictures, "TestSizes": Sizes}
+    given["TestClips"] = Clips
     for name, node in given.items():
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
     Image.new("RGB", (60, 90), (200, 60, 40)).save(comfy_folders["input"] / "ana.png")
 
-    def graph(shot: str, script: str = SCRIPT, **inputs: Any) -> Any:
+    def graph(shot: str, script: str = SCRIPT, projection: str = "trained", **inputs: Any) -> Any:
         prompt: dict[str, Any] = {
             "board": {"class_type": "ThroughlineStoryboard", "inputs": {"script": script}},
             "recall": {
@@ -88,6 +107,10 @@ def run(
                 },
             },
             "sizes": {"class_type": "TestSizes", "inputs": {"image": ["recall", 0]}},
+            "clips": {
+                "class_type": "TestClips",
+                "inputs": {"folder": str(comfy_folders["temp"]), "projection": projection},
+            },
             "pictures": {"class_type": "TestPictures", "inputs": {"count": 3}},
             "keyframes": {
                 "class_type": "ThroughlineKeyframesFromImages",
@@ -129,6 +152,34 @@ def test_a_text_encoder_compares_captions(run: Callable[..., Any]) -> None:
     assert "captions are compared with captions by TinyTextModel: clip_vision is not" in text_of(
         outputs
     )
+
+
+@pytest.mark.parametrize(
+    ("projection", "words", "measured"),
+    [
+        ("trained", "captions are compared with pictures by CLIP (clip_l)", True),
+        (
+            "missing",
+            "SD1ClipModel: clip_l: clip_l.safetensors has no text_projection.weight",
+            False,
+        ),
+    ],
+)
+def test_clip_compares_with_pictures_or_says_why_not(
+    run: Callable[..., Any], projection: str, words: str, measured: bool
+) -> None:
+    outputs = run(
+        "3.1",
+        projection=projection,
+        keyframes=["keyframes", 0],
+        clip=["clips", 0],
+        clip_vision=["clips", 1],
+    )
+    report = text_of(outputs)
+    assert words in report
+    (line,) = [line for line in report.splitlines() if line.startswith("1. ")]
+    picture = line.split("  ")
+    assert ("-" not in [cell.strip() for cell in picture]) == measured
 
 
 def test_own_pictures_with_captions(run: Callable[..., Any]) -> None:
