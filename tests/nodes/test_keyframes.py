@@ -476,3 +476,18 @@ def test_progress_and_previews_are_shown(
     assert values == sorted(values) and values[-1] == 8
     pictures = [preview for *_, preview in told if preview is not None]
     assert len(pictures) == 4 and all(kind == "JPEG" for kind, *_ in pictures)
+
+
+def test_a_damaged_keyframe_is_made_again_alone(
+    run_film: Any, read: Any, runs: Path, calls: Callable[[], list[int]]
+) -> None:
+    from throughline.runs.run import open_run
+
+    run_film(planner_graph())
+    before = read()
+    file = runs / "frames" / str(open_run(runs / "frames").segments[0].file)
+    file.write_bytes(file.read_bytes()[:-100])
+    calls()
+    outputs, events = run_film(planner_graph(weight_recency=0.21))
+    assert calls() == [3] and statuses(events, "reused") == [2, 3, 4]
+    assert "1.1: made now" in text_of(outputs) and all(same(read(), before))
