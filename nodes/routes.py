@@ -147,7 +147,7 @@ def _segment(run: Run, record: SegmentRecord) -> dict[str, Any]:
         "reason": reason,
         "seed": record.seed,
         "take": record.take,
-        "chain": record.chain,
+        "chain": None if record.is_planned else record.chain,  # redone alone, without followers
         "seconds": record.seconds,
         "statistics": dict(record.statistics),
         "preview": preview,

@@ -10,7 +10,12 @@ import {
   widgetValue,
 } from "./nodes.js";
 
-const SAMPLERS = ["ThroughlineARSegmentSampler", "ThroughlineKeyframePlanner"];
+const SAMPLERS = [
+  "ThroughlineARSegmentSampler",
+  "ThroughlineKeyframePlanner",
+  "ThroughlineMacroPlan",
+  "ThroughlinePopulateSegments",
+];
 
 export class GraphSide {
   selected = null; // the sampler node that is selected

@@ -163,8 +163,11 @@ export class Panel {
   }
 }
 
-/** Number of the last segment of each chain: what a redone segment takes with it ends there. */
+/**
+ * Number of the last segment of each chain: what a redone segment takes with it ends there. Segments
+ * that fill a plan have no chain, since each stands alone.
+ */
 function lastOfChains(segments) {
-  const known = segments.filter(({ chain }) => chain !== undefined);
+  const known = segments.filter(({ chain }) => Number.isInteger(chain));
   return new Map(known.map(({ chain, number }) => [chain, number]));
 }
