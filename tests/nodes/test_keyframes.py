@@ -265,28 +265,24 @@ def test_with_the_drift_gate_choices_wait_for_pictures(
 
 
 def test_interrupted_within_a_step_and_continued(
-    run_film: Any, read: Any, runs: Path, calls: Callable[[], list[int]], prompt_server: Any
+    run_film: Any, read: Any, calls: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import comfy.model_management as management
 
+    from throughline.nodes import keyframe_rendering
+
     run_film(planner_graph(run_name="whole"))
     calls()
+    tell = keyframe_rendering.announce_segment
 
-    def press(event: str, data: Any) -> None:
-        if event == EVENT and (data["segment"], data["status"], data["step"]) == (3, "running", 1):
+    def press(data: Any) -> None:
+        tell(data)
+        if (data["segment"], data["status"], data["step"]) == (3, "running", 1):
             management.interrupt_current_processing()
 
-    send = type(prompt_server).send_sync
-    with pytest.MonkeyPatch.context() as patch:
-        from throughline.nodes import keyframe_rendering
-
-        tell = keyframe_rendering.announce_segment
-        patch.setattr(
-            keyframe_rendering, "announce_segment", lambda d: (tell(d), press(EVENT, d))[0]
-        )
-        with pytest.raises(run_film.error) as stopped:
-            run_film(planner_graph())
-    assert send is type(prompt_server).send_sync
+    with monkeypatch.context() as patch, pytest.raises(run_film.error) as stopped:
+        patch.setattr(keyframe_rendering, "announce_segment", press)
+        run_film(planner_graph())
     assert statuses(stopped.value.events, "failed") == [3]
     assert calls() == [3, 4, 5]
     run_film(planner_graph())
