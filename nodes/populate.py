@@ -74,8 +74,9 @@ class PopulateSegments(io.ComfyNode):
                     "filler",
                     options=list(FILLERS),
                     default=FILLERS[0],
-                    tooltip="Between the anchors works with every model named above. Choose sparse "
-                    "only with MMPL weights, which fill in two steps.",
+                    tooltip="Between the anchors works with every model named above. Choose "
+                    "continue to the anchors when what it makes is smeared: for models that only "
+                    "learned to continue a clip. Choose sparse only with MMPL weights.",
                 ),
                 io.String.Input(
                     "negative_prompt",

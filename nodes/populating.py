@@ -39,7 +39,8 @@ FILL = "fill"
 """Kind of the run folder."""
 
 BETWEEN, SPARSE = "between the anchors", "sparse (MMPL weights)"
-FILLERS = (BETWEEN, SPARSE)
+CONTINUING = "continue to the anchors"
+FILLERS = (BETWEEN, SPARSE, CONTINUING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +258,13 @@ class FillRenderer(FilmRenderer):
         film, length = self._film, segment.latent_frames
         known = {place: latent for place, latent in anchors.items() if place < length}
         return sample_given(
-            filler_of(film.family, film.request.vae, known, length),
+            filler_of(
+                film.family,
+                film.request.vae,
+                known,
+                length,
+                shows_anchors=self._population.filler != CONTINUING,
+            ),
             self._loras.model,
             self._positive(segment),
             self._negative(segment),

@@ -28,7 +28,7 @@ def known_frames(channels: int, places: tuple[int, ...] = KNOWN) -> dict[int, Te
     return {i: torch.randn(1, channels, 1, 4, 4, generator=generator) for i in places}
 
 
-def fill(name: str, known: dict[int, Tensor], seed: int = 3) -> Tensor:
+def fill(name: str, known: dict[int, Tensor], seed: int = 3, shows_anchors: bool = True) -> Tensor:
     import comfy.samplers
 
     from development.tiny_models import FAMILIES as TINY
@@ -45,7 +45,7 @@ def fill(name: str, known: dict[int, Tensor], seed: int = 3) -> Tensor:
         cfg=2.0,
     )
     return sample_given(
-        filler_of(family_of(model), tiny_wan_vae(), known, LATENT_FRAMES),
+        filler_of(family_of(model), tiny_wan_vae(), known, LATENT_FRAMES, shows_anchors),
         model,
         tiny.conditioning(1),
         tiny.conditioning(2),
@@ -72,6 +72,65 @@ def test_known_frames_stay_and_the_others_follow_each_of_them(comfy: ModuleType,
         other = fill(name, {**known, i: known[i] + 2.0})
         assert float((other - filled)[:, :, new].abs().max()) > 1e-5, i
     assert not torch.equal(fill(name, known, seed=4)[:, :, new], filled[:, :, new])
+
+
+def test_a_drafted_segment_is_found_again_behind_its_anchors(comfy: ModuleType) -> None:
+    """The demo model only learned to continue a clip. Led to anchors that it drafted, with other
+    noise, it finds nearly what lay between; shown them, it smears that."""
+    import comfy.samplers
+
+    from throughline.adapters.blank import BlankClips
+    from throughline.adapters.demo_models import load_demo_models
+    from throughline.adapters.families import family_of
+    from throughline.adapters.filler import filler_of
+    from throughline.adapters.sampling import (
+        SamplerSettings,
+        sample_given,
+        sample_segment,
+        schedule_sigmas,
+    )
+    from throughline.training.evaluate import frames_to_image
+    from throughline.training.world import long_take
+    from throughline.training.world_rendering import render_take
+
+    model, clip, vae = load_demo_models()
+    family, take = family_of(model), long_take(1, 2, 6, 2)
+    text = clip.encode_from_tokens_scheduled(clip.tokenize(take.captions[0]))
+    settings = SamplerSettings(
+        sampler=comfy.samplers.sampler_object("euler"),
+        sigmas=schedule_sigmas(model, "euler", "simple", 4),
+        cfg=1.0,
+    )
+    start = vae.encode(frames_to_image(render_take(take, 0, 5)))
+    shape = (1, 16, 6, *start.shape[3:])
+    draft = sample_segment(
+        family, model, BlankClips(vae), text, text, settings, shape, start, seed=3
+    )
+    known = {i: draft[:, :, i : i + 1] for i in (0, 1, 4, 5)}
+
+    def error(shows_anchors: bool) -> float:
+        filled = sample_given(
+            filler_of(family, vae, known, 6, shows_anchors),
+            model,
+            text,
+            text,
+            settings,
+            shape,
+            [(slice(i, i + 1), latent) for i, latent in known.items()],
+            seed=8,
+        )
+        return float((filled - draft)[:, :, 2:4].square().mean() / draft.square().mean())
+
+    assert error(shows_anchors=False) < 0.25 * error(shows_anchors=True)
+
+
+@pytest.mark.parametrize("name", ["wan_i2v", "wan_vace"])
+def test_anchors_that_are_not_shown_are_kept(comfy: ModuleType, name: str) -> None:
+    known = known_frames(16)
+    filled = fill(name, known, shows_anchors=False)
+    for i, latent in known.items():
+        assert torch.equal(filled[:, :, i : i + 1], latent)
+    assert not torch.equal(filled, fill(name, known))
 
 
 @pytest.mark.parametrize("name", ["hunyuan_i2v", "wan_causal", "ltxv"])
@@ -107,6 +166,13 @@ def test_pictures_of_anchors_stand_where_their_frames_are(comfy: ModuleType) -> 
     assert float(error.max()) < 10**-2
     again = encode_known(vae, frames, KNOWN)
     assert set(again) == set(KNOWN) and torch.allclose(again[7], known[7].float(), atol=1e-5)
+
+
+def test_only_what_a_segment_begins_with_is_its_start() -> None:
+    from throughline.adapters.filler import start_of
+
+    assert start_of([0, 1, 4, 5]) == [0, 1]
+    assert start_of([0]) == [0] and start_of([2, 3]) == []
 
 
 def test_places_in_a_row() -> None:
