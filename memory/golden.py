@@ -182,7 +182,7 @@ def pack_references(
         references=tuple(references),
         base=levels[0],
         tokens=sum(reference.tokens for reference in references),
-        bound=_bound(levels[0].tokens, policy),
+        bound=_bound(levels, policy),
         naive_tokens=naive,
         left_out=tuple(left_out),
     )
@@ -261,14 +261,20 @@ def _long(short: int, wide: int, narrow: int) -> int:
     return (2 * short * wide + narrow) // (2 * narrow)
 
 
-def _bound(tokens: int, policy: PackingPolicy) -> float:
+def _bound(levels: tuple[GoldenLevel, ...], policy: PackingPolicy) -> float:
     """The geometric series of the levels' tokens (design, section 2.2), and pinned ones beside it.
 
-    With the golden ratio the factor of a group is phi, since phi^2 / (phi^2 - 1) = phi.
+    With the golden ratio the factor of a group is phi, since phi^2 / (phi^2 - 1) = phi. Long sides
+    that were rounded up can bring more, as ratio 2 does at 4 x 7 tokens: then it is their sum.
     """
     squared = policy.ratio**2
     if squared == 1:
         return math.inf
-    first = tokens / squared**policy.first_level
+    beside = max(0, policy.pinned - policy.group_size)
+    used = [level.tokens for level in levels[policy.first_level :]]
+    first = levels[0].tokens / squared**policy.first_level
     series = squared / (squared - 1)
-    return first * (policy.group_size * series + max(0, policy.pinned - policy.group_size))
+    return max(
+        first * (policy.group_size * series + beside),
+        policy.group_size * sum(used) + beside * used[0],
+    )

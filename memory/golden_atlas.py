@@ -65,10 +65,11 @@ def merge_left_over(
 ) -> Packing:
     """A packing whose left out sources share one more reference, an atlas.
 
-    It has the tokens that all further levels would have together, phi times the next level's, so
-    that the bound holds. Where the model's cap is reached the last reference joins the atlas.
-    Sources stay left out that are smaller than a token, or than a pixel of the atlas. Raises
-    ValueError where every reference of a full list is pinned, so that none can join.
+    It has the tokens that all further golden levels would have together, phi times the next
+    level's, or as many as the bound still has room for. Where the model's cap is reached the last
+    reference joins the atlas. Sources stay left out that are smaller than a token, or than a pixel
+    of the atlas; all do where there is no room for an atlas. Raises ValueError where every
+    reference of a full list is pinned, so that none can join.
     """
     rest = [item.source for item in packing.left_out]
     usable, too_small = _split(rest, sizes, policy.unit)
@@ -84,20 +85,23 @@ def merge_left_over(
         references = references[:-1]
     levels = policy_levels(target_size, replace(policy, levels=policy.levels + 1))
     level = min(policy.level_of(len(references)), len(levels) - 1)
-    budget = PHI * levels[level].tokens
+    used = sum(reference.tokens for reference in references)
+    budget = min(PHI * levels[level].tokens, packing.bound - used)
     count = len(usable)
     tile = _tile_of_budget(budget, count, target_size, policy.unit)
     while count > 1 and not _room(count, tile, policy.unit):
         count -= 1
         tile = _tile_of_budget(budget, count, target_size, policy.unit)
     packed = _packed(usable[:count], level, plan_atlas(count, *tile, policy.unit), policy.unit)
+    if packed.tokens > budget:
+        return packing
     left_out = [LeftOut(source, TOO_SMALL) for source in too_small]
     left_out += [LeftOut(source, "beyond the last level") for source in usable[count:]]
     kept = [*(reference.source for reference in references), *packed.sources]
     return replace(
         packing,
         references=references,
-        tokens=sum(reference.tokens for reference in references) + packed.tokens,
+        tokens=used + packed.tokens,
         naive_tokens=sum(full_tokens(sizes[k], levels[0], policy.unit) for k in kept),
         left_out=tuple(sorted(left_out, key=lambda item: item.source)),
         atlas=packed,

@@ -110,6 +110,22 @@ def test_ten_thousand_random_shapes_stay_below_the_bound() -> None:
             assert reference.tokens * 256 == reference.height * reference.width, case
 
 
+@pytest.mark.parametrize(
+    ("target", "policy", "tokens"),
+    [
+        # ratio 2: 4 x 7, 2 x 4 (3.5 rounded), 1 x 2 (1.75 rounded); the series says 37.3
+        ((64, 112), PackingPolicy(ratio=2.0, levels=3, least_side=0), 38),
+        # level 1 of 13 x 14 tokens is 8 x 9 = 72, the series says 69.5 for each of the pinned
+        ((208, 224), PackingPolicy(first_level=1, levels=1, pinned=10), 720),
+    ],
+)
+def test_the_bound_counts_long_sides_that_were_rounded_up(
+    target: tuple[int, int], policy: PackingPolicy, tokens: int
+) -> None:
+    packing = pack_references([target] * 10, target, policy)
+    assert packing.tokens == tokens <= packing.bound
+
+
 def test_the_bound_is_nearly_reached_without_pinning_or_limits() -> None:
     """So that the bound is not merely large: a big square keeps 99 % of it."""
     policy = PackingPolicy(levels=20, least_side=0)

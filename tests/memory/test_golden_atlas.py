@@ -86,6 +86,23 @@ def test_pinned_references_do_not_join() -> None:
         merge_left_over(packing, [MEGAPIXEL] * 3, MEGAPIXEL, policy)
 
 
+def test_merging_keeps_the_bound_of_every_ratio() -> None:
+    for ratio in (2.0, 3.0, 8.0):
+        policy = PackingPolicy(ratio=ratio, group_size=2, levels=1, first_level=1)
+        packing = pack_references([MEGAPIXEL] * 9, MEGAPIXEL, policy)
+        merged = merge_left_over(packing, [MEGAPIXEL] * 9, MEGAPIXEL, policy)
+        assert merged.atlas is not None
+        assert packing.tokens < merged.tokens <= merged.bound, ratio
+
+
+def test_nothing_is_merged_where_the_bound_leaves_no_room() -> None:
+    token = (16, 16)
+    policy = PackingPolicy(least_side=0)
+    packing = pack_references([token] * 2, token, policy)
+    assert merge_left_over(packing, [token] * 2, token, policy) == packing
+    assert packing.tokens == 1 and [item.source for item in packing.left_out] == [1]
+
+
 def test_a_thousand_random_shapes_stay_below_the_bound() -> None:
     draw = random.Random(5)
     for _ in range(1_000):
