@@ -41,6 +41,7 @@ export class Editor {
     this.#resized.observe(this.#parts.root);
     store.addEventListener("change", this.#onChange);
     addEventListener("keydown", onlyTheGraphs, true);
+    store.look();
     this.#update();
   }
 
@@ -63,7 +64,7 @@ export class Editor {
         onchange: (event) => store.choose(event.target.value),
       }),
       undo: iconButton("pi-undo", t("script.undo"), () => this.#step("undo")),
-      redo: iconButton("pi-undo", t("script.redo"), () => this.#step("redo"), "throughline-mirrored"),
+      redo: iconButton("pi-undo", t("script.redo"), () => this.#step("redo")),
       summary: element("p", { class: "throughline-summary" }),
       toText: iconButton("pi-align-left", t("to_text"), () => this.#jump(1)),
       problem: element("p", { class: "throughline-problem", role: "alert" }),
@@ -90,6 +91,7 @@ export class Editor {
       live: element("p", { class: "throughline-live", role: "status", "aria-live": "polite" }),
       places: element("datalist", { id: "throughline-places" }),
     };
+    parts.redo.classList.add("throughline-mirrored");
     parts.chooser = element(
       "div",
       { class: "throughline-choice" },

@@ -5,6 +5,7 @@ import { element, setAttribute } from "./dom.js";
 let tabs = 0; // for ids that are unique in the page
 
 export class Tab {
+  shown = ""; // name of the view that is there
   #host;
   #views;
   #buttons = {};
@@ -34,6 +35,7 @@ export class Tab {
   /** Show one view; the other one is closed. */
   show(name) {
     this.#view?.close();
+    this.shown = name;
     for (const [key, button] of Object.entries(this.#buttons)) {
       setAttribute(button, "aria-selected", key === name ? "true" : "false");
       button.tabIndex = key === name ? 0 : -1;

@@ -67,7 +67,7 @@ function unmount() {
 }
 
 function followGraph() {
-  storyboard.look();
+  if (mounted.tab.shown === "storyboard") storyboard.look();
   if (graph.lookAtSelection() && graph.selectedRun) store.show(graph.selectedRun);
   else if (graph.lookAtWidgets(store.shown)) store.notify();
 }

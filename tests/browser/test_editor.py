@@ -85,6 +85,10 @@ class Board:
             arg=json.dumps(captions, separators=(",", ":"), ensure_ascii=False),
         )
 
+    def holds(self, words: str) -> None:
+        """Wait until the node's text has these words; a card shows them while they are typed."""
+        self.page.wait_for_function(f"words => ({TEXT})().includes(words)", arg=words)
+
     def says(self, words: str) -> None:
         """Wait until a message says these words."""
         self.root.get_by_text(words).first.wait_for()
@@ -142,7 +146,7 @@ def test_shots_are_added_moved_edited_and_taken_back(board: Board, renderer: str
     board.shows("<Ana> waits.", "New shot", "A key turns slowly.", "<Tom> runs.")
     board.page.keyboard.type("Rain on glass.")  # the new words are selected
     board.page.keyboard.press("Enter")
-    board.shows("<Ana> waits.", "Rain on glass.", "A key turns slowly.", "<Tom> runs.")
+    board.holds("Rain on glass.")
     assert board.lines(edited) == ["Rain on glass."]
 
     board.button("Move shot 1.2 down").click()
@@ -184,11 +188,11 @@ def test_both_ways_to_undo(board: Board) -> None:
     board.box("Size of shot 1.2").fill("wide")
     board.box("Size of shot 1.2").press("Enter")
     board.box("How shot 1.2 begins").select_option("continue")
-    board.page.wait_for_function(f"() => ({TEXT})().includes('[wide, 2.5s, continue] A key')")
+    board.holds("[wide, 2.5s, continue] A key")
     last = board.text()
     assert "[wide, 5s] <Ana> sleeps.   // hold this" in last
     board.button(UNDO).click()
-    board.page.wait_for_function(f"() => ({TEXT})().includes('[wide, 2.5s] A key')")
+    board.holds("[wide, 2.5s] A key")
     board.button(REDO).click()
     board.page.wait_for_function(f"old => ({TEXT})() === old", arg=last)
     board.page.mouse.click(1100, 800)  # the empty canvas
@@ -207,7 +211,7 @@ def test_what_was_edited_is_saved_and_there_after_a_reload(
     name = f"board {renderer} {time.time_ns()}"
     board.caption("2.1").fill("<Tom> runs away.")
     board.caption("2.1").press("Enter")
-    board.page.wait_for_function(f"() => ({TEXT})().includes('runs away')")
+    board.holds("runs away")
     board.page.keyboard.press("Control+s")
     board.page.get_by_role("dialog").locator("input").fill(name)
     board.page.keyboard.press("Enter")
@@ -293,7 +297,7 @@ def test_characters_and_scenes(board: Board, renderer: str, comfy_page: Any) -> 
     board.shows("<Bea Lou> waits.", "<Tom> A key turns.", "Tom runs.")
     board.box("Place of scene 2").fill("#diner")
     board.box("Place of scene 2").press("Enter")
-    board.page.wait_for_function(f"() => ({TEXT})().includes('== Scene 2 #diner ==')")
+    board.holds("== Scene 2 #diner ==")
     board.button("Scene").click()
     board.button("Add a shot at the end of scene 3").click()
     board.page.wait_for_function(f"() => ({SHOWN})()[3]?.[0] === '3.1'")
