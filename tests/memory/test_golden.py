@@ -116,13 +116,13 @@ def test_ten_thousand_random_shapes_stay_below_the_bound() -> None:
         # ratio 2: 4 x 7, 2 x 4 (3.5 rounded), 1 x 2 (1.75 rounded); the series says 37.3
         ((64, 112), PackingPolicy(ratio=2.0, levels=3, least_side=0), 38),
         # level 1 of 13 x 14 tokens is 8 x 9 = 72, the series says 69.5 for each of the pinned
-        ((208, 224), PackingPolicy(first_level=1, levels=1, pinned=10), 720),
+        ((208, 224), PackingPolicy(first_level=1, levels=9, least_side=0, pinned=10), 747),
     ],
 )
 def test_the_bound_counts_long_sides_that_were_rounded_up(
     target: tuple[int, int], policy: PackingPolicy, tokens: int
 ) -> None:
-    packing = pack_references([target] * 10, target, policy)
+    packing = pack_references([target] * 15, target, policy)
     assert packing.tokens == tokens <= packing.bound
 
 

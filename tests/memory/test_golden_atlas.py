@@ -88,7 +88,7 @@ def test_pinned_references_do_not_join() -> None:
 
 def test_merging_keeps_the_bound_of_every_ratio() -> None:
     for ratio in (2.0, 3.0, 8.0):
-        policy = PackingPolicy(ratio=ratio, group_size=2, levels=1, first_level=1)
+        policy = PackingPolicy(ratio=ratio, levels=1)
         packing = pack_references([MEGAPIXEL] * 9, MEGAPIXEL, policy)
         merged = merge_left_over(packing, [MEGAPIXEL] * 9, MEGAPIXEL, policy)
         assert merged.atlas is not None
