@@ -188,9 +188,12 @@ def _cells(slot: Slot, count: int) -> list[Slot]:
 def _draw_cell(
     canvas: Image.Image, cell: Slot, picture: Image.Image, label: str, colour: tuple[int, int, int]
 ) -> None:
-    """A thumbnail that fills its rectangle, in the colour of its level."""
+    """A thumbnail that fills its rectangle, in the colour of its level; deep in the spiral there is
+    room for the colour alone, or for nothing."""
     left, top, right, bottom = cell.box
     inner = (right - left - 2 * GAP, bottom - top - 2 * GAP)
+    if min(right - left, bottom - top) < 1:
+        return
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left, top, right - 1, bottom - 1), colour)
     if min(inner) < 1:
@@ -218,12 +221,15 @@ def _draw_atlas(
     pictures: Sequence[torch.Tensor],
     names: Sequence[str],
 ) -> None:
-    """The whole atlas in the middle of its slot, its tiles named where there is room."""
+    """The whole atlas in the middle of its slot, its tiles named where there is room; nothing in a
+    slot that is too small."""
     left, top, right, bottom = slot.box
+    inner = (right - left - 2 * GAP, bottom - top - 2 * GAP)
+    if min(inner) < 1:
+        return
     draw = ImageDraw.Draw(canvas)
     draw.rectangle((left, top, right - 1, bottom - 1), ATLAS_COLOUR)
     draw.rectangle((left + GAP, top + GAP, right - GAP - 1, bottom - GAP - 1), PANEL)
-    inner = (max(1, right - left - 2 * GAP), max(1, bottom - top - 2 * GAP))
     atlas = atlas_picture([pictures[source] for source in packed.sources], packed.atlas)
     picture = ImageOps.contain(_as_image(atlas), inner, Image.Resampling.BOX)
     left += (right - left - picture.width) // 2

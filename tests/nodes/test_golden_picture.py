@@ -87,6 +87,21 @@ def test_any_packing_can_be_drawn(count: int, comfy: ModuleType) -> None:
         assert torch.isfinite(drawn).all()
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_levels_too_deep_to_be_seen_are_not_drawn(merged: bool, comfy: ModuleType) -> None:
+    """The twentieth rectangle of the spiral is less than a pixel wide."""
+    from throughline.nodes.golden_picture import packing_picture
+
+    policy = PackingPolicy(ratio=1.0, levels=20, least_side=0)
+    sizes = [(64, 64)] * (24 if merged else 20)
+    packing = pack_references(sizes, (64, 64), policy)
+    if merged:
+        packing = merge_left_over(packing, sizes, (64, 64), policy)
+    assert len(packing.references) == 20 and (packing.atlas is not None) == merged
+    picture = packing_picture(packing, [torch.ones(1, 64, 64, 3)] * len(sizes), names(len(sizes)))
+    assert torch.isfinite(picture).all()
+
+
 def test_the_report_by_hand(dev: Any) -> None:
     from throughline.nodes.golden_report import packing_report
 
