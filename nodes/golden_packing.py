@@ -18,6 +18,7 @@ from ..adapters.references import noisy_latents, packed_pictures
 from ..adapters.text import check_text
 from ..memory.golden import Packing, PackingPolicy, pack_references
 from ..memory.golden_atlas import merge_left_over, pack_atlas
+from .given_pictures import check_pictures
 from .golden_report import REASONS
 from .keyframe_value import Keyframes
 
@@ -165,6 +166,8 @@ def _named_pictures(
     images: Sequence[torch.Tensor], keyframes: Keyframes | None
 ) -> tuple[list[torch.Tensor], list[str]]:
     """Single pictures without alpha, best first, and their names; keyframes newest first."""
+    for batch in images:
+        check_pictures(batch)
     pictures = [picture[None, ..., :3] for batch in images for picture in batch]
     names = [f"image {number + 1}" for number in range(len(pictures))]
     if keyframes is not None:

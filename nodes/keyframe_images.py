@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..planning.storyboard import Storyboard, listed
+from .given_pictures import check_pictures
 from .keyframe_value import Keyframes
 from .sockets import TL_KEYFRAMES, TL_STORYBOARD
 
@@ -108,12 +109,7 @@ def _pictures(images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Every picture [height, width, 3] of a list of batches, in the size of the first one."""
     found: list[torch.Tensor] = []
     for batch in images:
-        if batch.ndim != 4 or batch.shape[-1] < 3 or 0 in batch.shape:
-            raise ValueError(
-                f"images must be pictures, height, width, 3 colours, got {tuple(batch.shape)}"
-            )
-        if not bool(torch.isfinite(batch).all()):
-            raise ValueError("images must be finite, got NaN or infinity")
+        check_pictures(batch)
         pixels = batch[..., :3].float().cpu()
         size = found[0].shape[:2] if found else pixels.shape[1:3]
         if pixels.shape[1:3] != size:

@@ -16,6 +16,7 @@ from ..planning.storyboard import (
     find_tags,
     listed,
 )
+from .given_pictures import check_pictures
 from .keyframe_value import Keyframes
 from .recalling import DRIFT_THRESHOLD, Recaller, RecallSettings, reference_file
 from .reference_files import read_references
@@ -108,6 +109,8 @@ def given_pictures(
         assert request.keyframes is not None
         seen[places[name]] = request.keyframes.images[at : at + 1]
     free = {}
+    if request.images is not None:
+        check_pictures(request.images)
     count = 0 if request.images is None else len(request.images)
     for at, line in enumerate(image_captions(request.captions, count)):
         assert request.images is not None
