@@ -6,6 +6,7 @@ A Recaller is made once per queue. It keeps a vector and a small copy of each pi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -55,6 +56,10 @@ class RecallSettings:
     weights: Weights = field(default_factory=Weights)
     gate: bool = True
     threshold: float = DRIFT_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0.0):
+            raise ValueError(f"drift_threshold must be 0 percent or more, got {self.threshold}")
 
 
 def reference_id(owner: str, file: str) -> str:

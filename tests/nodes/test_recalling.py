@@ -166,6 +166,12 @@ def test_the_gate_can_be_turned_off_and_its_threshold_moved(recalling: ModuleTyp
     assert len(drifting(recalling, picture(3), threshold=drift - 1).drifted(range(4))) == 1
 
 
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -1.0])
+def test_a_threshold_that_is_none_is_named(threshold: float, recalling: ModuleType) -> None:
+    with pytest.raises(ValueError, match=f"drift_threshold must be 0 .* got {threshold}"):
+        recalling.RecallSettings(threshold=threshold)
+
+
 def test_a_drifted_keyframe_comes_when_asked_for(recalling: ModuleType) -> None:
     made = drifting(recalling, picture(3))
     chosen = made.choose(4, 2, range(4), by_hand=("2.1",))
