@@ -1,4 +1,4 @@
-"""Reference pictures made small, laid out and encoded, as a packing says.
+"""Reference pictures made small and laid out, as a packing says.
 
 Pictures are [1, height, width, 3] in 0..1. They are made smaller as pixels, before the VAE (Captain
 Cinema's ablation; the filter is unknown, ours is the area), and never larger.
@@ -15,11 +15,9 @@ from torch import Tensor
 
 from ..memory.atlas import Atlas, AtlasTile
 from ..memory.golden import Packing
-from .image_family import ImageFamily
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-    from comfy.sd import VAE
 
 CROPPED_SHARE = 0.1
 """Up to this share of a picture may be cut off to fill a tile of another shape (our choice)."""
@@ -55,13 +53,6 @@ def packed_pictures(pictures: Sequence[Tensor], packing: Packing) -> list[Tensor
         chosen = [pictures[source] for source in packing.atlas.sources]
         made.append(atlas_picture(chosen, packing.atlas.atlas))
     return made
-
-
-def packed_latents(
-    family: ImageFamily, vae: VAE, pictures: Sequence[Tensor], packing: Packing
-) -> list[Tensor]:
-    """The latent of every reference of a packing in the VAE's space, the atlas last."""
-    return [family.encode_reference(vae, picture) for picture in packed_pictures(pictures, packing)]
 
 
 def atlas_picture(pictures: Sequence[Tensor], atlas: Atlas) -> Tensor:

@@ -13,7 +13,6 @@ The rules, each with its error or note:
 
 from __future__ import annotations
 
-import logging
 import math
 import struct
 import warnings
@@ -60,8 +59,6 @@ DAMAGED = (
 )
 """What PIL's readers raise at a broken file."""
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
 class References:
@@ -81,22 +78,6 @@ def read_references(storyboard: Storyboard) -> References:
         pictures={name: picture for name, (picture, _) in read.items()},
         notes=tuple(note for _, notes in read.values() for note in notes),
     )
-
-
-def load_references(storyboard: Storyboard) -> dict[str, Tensor]:
-    """The pictures of `read_references`; the notes go to the log."""
-    read = read_references(storyboard)
-    for note in read.notes:
-        log.warning(note)
-    return read.pictures
-
-
-def load_reference(name: str) -> Tensor:
-    """One picture as `read_reference` reads it; the notes go to the log."""
-    picture, notes = read_reference(name)
-    for note in notes:
-        log.warning(note)
-    return picture
 
 
 def read_reference(name: str) -> tuple[Tensor, tuple[str, ...]]:

@@ -59,11 +59,6 @@ def estimated_tokens(prompt: str) -> int:
     return round(len(_PIECE.findall(prompt)) * TOKENS_PER_WORD)
 
 
-def too_long(prompt: str) -> bool:
-    """Whether a text encoder probably cuts the prompt off."""
-    return estimated_tokens(prompt) > LONGEST_PROMPT
-
-
 def _numbered(storyboard: Storyboard, shot: Shot, references: Sequence[Reference]) -> str:
     """Flux.2 and Qwen-Image-Edit: pictures are spoken of as "image 1"."""
     facts, told, named = [], set(), set()

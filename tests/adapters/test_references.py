@@ -95,7 +95,7 @@ def test_a_small_picture_lies_unenlarged_in_its_tile(comfy: ModuleType) -> None:
 def test_packed_references_are_the_sources_at_their_sizes(comfy: ModuleType) -> None:
     from development.tiny_images import IMAGE_FAMILIES
     from throughline.adapters.image_families import image_family_of
-    from throughline.adapters.references import packed_latents, packed_pictures, shrink
+    from throughline.adapters.references import packed_pictures, shrink
 
     pictures = [torch.rand(1, 128, 128, 3), torch.rand(1, 96, 64, 3), *[grey(64, 64)] * 3]
     sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
@@ -108,7 +108,7 @@ def test_packed_references_are_the_sources_at_their_sizes(comfy: ModuleType) -> 
     assert made[2].shape[1:3] == (packing.atlas.atlas.height, packing.atlas.atlas.width)
     tiny = IMAGE_FAMILIES["flux2_dev"]
     family = image_family_of(tiny.model())
-    latents = packed_latents(family, tiny.vae(), pictures, packing)
+    latents = [family.encode_reference(tiny.vae(), picture) for picture in made]
     assert sum(latent.shape[2] * latent.shape[3] for latent in latents) == packing.tokens
 
 
