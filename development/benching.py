@@ -1,6 +1,6 @@
 """python3 dev.py bench NAME: one module of benchmarks/, run with the host in this process.
 
-A bench is a file benchmarks/NAME.py with a docstring and a function
+A bench is a file benchmarks/NAME.py, with "_" for "-", with a docstring and a function
 
     run(seeds: range) -> list[dict]
 
@@ -29,12 +29,13 @@ SEEDS = range(1_000_000, 1_000_008)
 
 def names() -> list[str]:
     """The benches that exist."""
-    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+    stems = sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+    return [stem.replace("_", "-") for stem in stems]
 
 
 def describe(name: str) -> str:
     """The first line of a bench's docstring."""
-    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(_file(name).read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
@@ -86,7 +87,11 @@ def enter_host(host: Host, threads: int | None = None) -> None:
 def _load(host: Host, name: str) -> Any:
     enter_host(host)
     enter_package("benchmarks", FOLDER, execute=False)
-    return importlib.import_module(f"benchmarks.{name}")
+    return importlib.import_module(f"benchmarks.{_file(name).stem}")
+
+
+def _file(name: str) -> Path:
+    return FOLDER / f"{name.replace('-', '_')}.py"
 
 
 def machine() -> dict[str, Any]:

@@ -114,3 +114,9 @@ def test_a_table_lines_up_rows_with_different_keys() -> None:
         "core         1.235",
         "throughline           3",
     ]
+
+
+def test_every_bench_has_a_name_without_underscores_and_says_what_it_measures() -> None:
+    assert {"drift", "drift-plan"} <= set(benching.names())
+    assert not [name for name in benching.names() if "_" in name]
+    assert all(benching.describe(name).endswith(".") for name in benching.names())
