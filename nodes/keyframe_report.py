@@ -60,7 +60,24 @@ def story_report(story: Story, shots: Sequence[ShotReport], made: int) -> str:
         )
     for shot in shots:
         lines += _shot_lines(shot)
+        if shot.arranged is not None and story.way.most:
+            step = next(step for step in story.steps if shot.segment.index in step)
+            beside = [story.storyboard.shots[index].id for index in step]
+            recall = story.storyboard.shots[shot.segment.index].recall
+            lines += [
+                f"  Warning, asked for by hand, but not shown: {name}"
+                for name in not_shown(recall, beside, shot.arranged)
+            ]
     return "\n".join([*lines, *(f"Warning, {warning}" for warning in story.warnings)])
+
+
+def not_shown(recall: Sequence[str], beside: Sequence[str], arranged: Arranged) -> tuple[str, ...]:
+    """What a shot recalls by hand, ids of shots and names, and is not shown: there is no picture of
+    it yet, or no place for it. Shots `beside` are drawn together with it."""
+    shown = {*beside, *(source.name for source in arranged.sources)}
+    for source in arranged.sources:
+        shown |= {*source.shows.characters, source.shows.location or ""}
+    return tuple(name for name in recall if name not in shown)
 
 
 def _shot_lines(shot: ShotReport) -> Iterator[str]:
