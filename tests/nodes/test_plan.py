@@ -171,6 +171,16 @@ def test_a_plan_is_filled_by_each_family(run_film: Any, read: Any, family: str) 
     assert "4 segments, 4 filled now" in outputs["f"]["text"][0]
 
 
+def test_a_model_can_be_led_to_anchors_that_it_is_not_shown(run_film: Any, read: Any) -> None:
+    run_film(graph(fill="wan_i2v"))
+    shown = read("populated")
+    _, events = run_film(graph(fill="wan_i2v", fill_filler="continue to the anchors"))
+    assert made(events, "plan") == [] and made(events, "populated") == [1, 2, 3, 4]
+    for anchors, latent, other in zip(read("plan"), read("populated"), shown, strict=True):
+        assert torch.equal(latent[:, :, [0, 1, -2, -1]], anchors)
+        assert not torch.equal(latent[:, :, 2:-2], other[:, :, 2:-2])
+
+
 def test_the_sparse_filler_goes_on_from_the_plan(run_film: Any, read: Any) -> None:
     sparse = "sparse (MMPL weights)"
     run_film(graph(fill="wan_t2v", planner=sparse, fill_filler=sparse, fill_seed=3))
