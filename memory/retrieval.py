@@ -73,7 +73,7 @@ class Weights:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not (math.isfinite(value) and value >= 0.0):
-                raise ValueError(f"the weight {name} must be 0 or more, got {value}")
+                raise ValueError(f"weight_{name} must be 0 or more, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

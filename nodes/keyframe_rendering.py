@@ -72,7 +72,7 @@ def render_story(story: Story, node_id: str) -> RenderedStory:
         maker.read = folder.read_segment
         for step in story.steps:
             maker.make(folder, step)
-        pictures = torch.cat([maker.finished_picture(s.index) for s in story.segments])
+        pictures = maker.take_pictures()
         run = folder.run
         report = maker.report(folder.state())
     keyframes = Keyframes(
@@ -145,6 +145,16 @@ class StoryMaker:
         done = steps_before + len(step) * self._story.sampler.steps
         self._progress.update_absolute(done, self._progress.total)
         self._show_to_recaller(step)
+
+    def take_pictures(self) -> torch.Tensor:
+        """All keyframes [n, height, width, 3]; each is let go here as it is taken, so that a long
+        story is not held twice."""
+        first = self.finished_picture(0)
+        taken = first.new_empty((len(self.segments), *first.shape[1:]))
+        for place in range(len(self.segments)):
+            taken[place] = self.finished_picture(place)[0]
+            self._pictures.pop(place)
+        return taken
 
     def finished_picture(self, index: int) -> torch.Tensor:
         """The picture [1, h, w, 3] of a finished keyframe, decoded once."""

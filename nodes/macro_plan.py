@@ -94,7 +94,9 @@ def plan_macro(inputs: Mapping[str, Any]) -> MacroFilm:
     if planner == "sparse":
         check_sparse_model(request.model)
         if request.low_noise_model is not None:
-            raise ValueError("the sparse planner takes one model, got a low_noise_model as well")
+            raise ValueError(
+                "planner 'sparse' takes one model, got a low_noise_model as well: disconnect it"
+            )
     trained = family_of(request.model).capabilities(request.model).segment_latent_frames
     kept = _with_kept_length(request, seed_from, trained)
     film = plan_film(kept, any_sampler=planner == "sparse")
@@ -124,7 +126,9 @@ def _with_kept_length(request: Any, seed_from: SeedFrom, trained: int) -> Any:
 def _layout(name: str, latent_frames: int) -> Layout:
     layouts = preset_layouts(latent_frames)
     if name not in layouts:
-        raise ValueError(f"layout {name!r} needs more than {latent_frames} latent frames")
+        raise ValueError(
+            f"layout {name!r} needs longer segments, got {latent_frames} latent frames"
+        )
     return layouts[name]
 
 

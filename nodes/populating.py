@@ -85,7 +85,9 @@ def plan_population(inputs: Mapping[str, Any]) -> Population:
     if inputs["filler"] == SPARSE:
         check_sparse_model(request.model)
         if request.low_noise_model is not None:
-            raise ValueError("the sparse filler takes one model, got a low_noise_model as well")
+            raise ValueError(
+                "filler 'sparse' takes one model, got a low_noise_model as well: disconnect it"
+            )
     else:
         check_filler(family)
     check_texts(request)

@@ -210,8 +210,8 @@ def test_pins_wait_where_they_would_crowd_out_a_character() -> None:
     ("ask", "words"),
     [
         (lambda: choose([], wanted(), 0), "must be 1 or more, got 0"),
-        (lambda: Weights(text=-1.0), "the weight text must be 0 or more, got -1"),
-        (lambda: Weights(location=math.nan), "the weight location must be 0 or more, got nan"),
+        (lambda: Weights(text=-1.0), "weight_text must be 0 or more, got -1"),
+        (lambda: Weights(location=math.nan), "weight_location must be 0 or more, got nan"),
         (
             lambda: rank(wanted(), [candidate("a", 1)] * 2, None, None, Weights()),
             "different ids, got 'a' twice",

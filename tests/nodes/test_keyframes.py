@@ -377,7 +377,7 @@ def test_a_missing_reference_file_is_refused_before_sampling(
         ("guidance must be 0 to 100, got -1", {"guidance": -1.0}),
         ("memory_strength must be 0 to 1, got 2", {"memory_strength": 2.0}),
         ("steps must be 1 or more, got 0", {"steps": 0}),
-        ("the weight text must be 0 or more, got -1", {"weight_text": -1.0}),
+        ("weight_text must be 0 or more, got -1", {"weight_text": -1.0}),
     ],
 )
 def test_bad_values_over_wires_are_refused(comfy: Any, words: str, changes: dict[str, Any]) -> None:
