@@ -281,7 +281,7 @@ def check_seconds(seconds: float) -> None:
 def check_fps(fps: float) -> None:
     """Refuse a frame rate that is not above 0 and at most 240 frames per second."""
     if not (math.isfinite(fps) and 0 < fps <= MAX_FPS):
-        raise StoryboardError(f"fps must be above 0 and at most {MAX_FPS:g}, got {fps:g}")
+        raise StoryboardError(f"fps must be above 0 and at most {MAX_FPS:g}, got {fps}")
 
 
 def check_seed(seed: int) -> None:

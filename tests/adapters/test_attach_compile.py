@@ -68,5 +68,5 @@ def test_an_old_torch_is_refused_when_the_model_is_compiled(
     monkeypatch.delattr(torch.compiler, "set_stance")
     assert torch.equal(sample(tiny, attached), made)
     set_torch_compile_wrapper(attached, backend="eager")
-    with pytest.raises(ValueError, match="a compiled model needs torch 2.6 or newer, got 2"):
+    with pytest.raises(ValueError, match="a compiled model need torch 2.6 or newer, got 2"):
         sample(tiny, attached)

@@ -301,7 +301,7 @@ VALUE_CASES = (
          model=wire("wan_causal"), memory=wire("memory"), sampler_name="ar_video", cfg=1.0),
     case("segment: memory of another kind", "memory must come from a memory encoder", "str",
          node=SEGMENT, memory=wire("../escape")),
-    case("plan before its time", "plan", "not read by this version", "str",
+    case("plan of another kind", "plan", "connect it there", "str",
          plan=wire("../escape")),
     case("segment: wrong frame count", "segment_frames", "4n+1 frames", "got 80", node=SEGMENT,
          segment_frames=80),
