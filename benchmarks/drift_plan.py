@@ -8,7 +8,8 @@ chain    each segment continues the latents of the one before: 8 steps a segment
 plan     each segment is drafted in 4 steps, of which the last two latent frames stay and, decoded
          and encoded anew, start the next; then what lies between is filled in 4 steps, each segment
          alone (filler "continue to the anchors")
-whole    the same plan with 8 steps for the draft and 8 for the fill: twice the steps
+half     the chain with 4 steps a segment, half of them in all: what fewer steps alone change
+whole    the plan with 8 steps for the draft and 8 for the fill: twice the steps
 
 A step is one call of the video model for one segment; `steps` counts those that were made, over the
 film. Hand-offs and fills go through the VAE as well, which is not counted: `seconds` are all.
@@ -34,7 +35,7 @@ SEEDS = range(1_000_000, 1_000_004)
 SEGMENTS = 24
 SHOWN = (1, 6, 12, 18, 24)
 NEW_FRAMES = 16
-WAYS = {"chain": (8, 0), "plan": (4, 4), "whole": (8, 8)}
+WAYS = {"chain": (8, 0), "plan": (4, 4), "half": (4, 0), "whole": (8, 8)}
 """Steps of a draft and of a fill by row; a chain has no fills."""
 
 LAYOUT = "two at the end"
