@@ -9,6 +9,7 @@ Method" chose.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 REFERENCES = "reference_latents"
 
 
-class ReferenceLatents:
+class ReferenceLatents(ABC):
     """An ImageFamily without its name, what it recognises and what it can do."""
 
     name: str = ""
 
+    @abstractmethod
     def capabilities(self, model: ModelPatcher) -> ImageCapabilities:
-        raise NotImplementedError
+        """As in ImageFamily."""
 
     def latent_shape(self, model: ModelPatcher, height: int, width: int) -> tuple[int, ...]:
         """As in ImageFamily. Sides are whole tokens: an odd latent would be padded by its other

@@ -13,18 +13,19 @@ from .keyframe_rendering import describe_story, render_story
 from .keyframe_ways import AUTOMATIC, MODES
 from .recall import drift_widgets, weight_widgets
 from .rendering import run_digest
-from .sockets import TL_KEYFRAMES, TL_LORAS, TL_MEMORY, TL_STORYBOARD
+from .sockets import TL_KEYFRAMES, TL_MEMORY, TL_STORYBOARD
 from .widgets import (
+    RENDER,
+    SHOW,
     check_widgets,
     guidance_widgets,
+    loras_input,
     low_noise_model_input,
     memory_strength_widget,
     sampler_overrides,
     size_widgets,
     switch_sigma_widget,
 )
-
-RENDER, SHOW = "render", "only show what would be rendered"
 
 
 class KeyframePlanner(io.ComfyNode):
@@ -62,11 +63,7 @@ class KeyframePlanner(io.ComfyNode):
                     tooltip="Only for video models: how they remember references. Connect a "
                     "trained one; without it references are small pictures, which help little.",
                 ),
-                TL_LORAS.Input(
-                    "loras",
-                    optional=True,
-                    tooltip="LoRAs that the script names for single shots and characters.",
-                ),
+                loras_input(),
                 *sampler_overrides(),
                 io.String.Input(
                     "negative_prompt",

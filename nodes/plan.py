@@ -7,19 +7,25 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from ..planning.segments import SEED_RANGE
 from .macro_plan import LAYOUTS, PLANNERS, SEEDS_FROM, describe_macro, plan_macro, render_macro
 from .rendering import run_digest
 from .sampling import EXAMPLE_SCRIPT
-from .sockets import TL_KEYFRAMES, TL_LORAS, TL_PLAN, TL_STORYBOARD
+from .sockets import TL_KEYFRAMES, TL_PLAN, TL_STORYBOARD
 from .widgets import (
     NOT_LINKED,
+    RENDER,
     check_widgets,
     guidance_widgets,
+    loras_input,
     low_noise_model_input,
+    negative_prompt_widget,
+    run_widgets,
     sampler_overrides,
+    seed_and_steps,
+    shot_widgets,
     size_widgets,
     switch_sigma_widget,
+    text_inputs,
 )
 
 
@@ -44,21 +50,7 @@ class MacroPlan(io.ComfyNode):
                     "plan. Causal Wan drafts fastest.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Encodes one prompt per shot. Leave empty when you connect positive.",
-                ),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="One conditioning for every shot, instead of clip.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="Used instead of the negative prompt below.",
-                ),
+                *text_inputs(),
                 io.Image.Input(
                     "start_image", optional=True, tooltip="The film begins with this image."
                 ),
@@ -74,11 +66,7 @@ class MacroPlan(io.ComfyNode):
                 ),
                 *sampler_overrides(),
                 low_noise_model_input(),
-                TL_LORAS.Input(
-                    "loras",
-                    optional=True,
-                    tooltip="LoRAs that the script names for single shots and characters.",
-                ),
+                loras_input(),
                 io.Combo.Input(
                     "planner",
                     options=list(PLANNERS),
@@ -107,37 +95,11 @@ class MacroPlan(io.ComfyNode):
                     default=EXAMPLE_SCRIPT,
                     tooltip="One shot per line. Optional in front: [5s, continue] or [3s, cut].",
                 ),
-                io.String.Input(
-                    "negative_prompt",
-                    multiline=True,
-                    default="",
-                    tooltip="What no shot should show. Only used with clip and a cfg above 1.",
-                ),
+                negative_prompt_widget(),
                 *size_widgets("Width of the film in pixels.", "Height of the film in pixels."),
-                io.Float.Input(
-                    "seconds_per_shot",
-                    default=5.0,
-                    min=0.05,
-                    max=3600.0,
-                    step=0.05,
-                    tooltip="Length of shots that do not say theirs. Long shots take several "
-                    "segments.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=16.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.01,
-                    tooltip="Frames per second the model was trained on. A storyboard that says "
-                    "its own wins.",
-                ),
-                io.Combo.Input(
-                    "unmarked_shots",
-                    options=["continue", "cut"],
-                    default="continue",
-                    tooltip="What shots do that say neither: continue the picture before, or cut "
-                    "to a new one made from the text.",
+                *shot_widgets(
+                    "Frames per second the model was trained on. A storyboard that says "
+                    "its own wins."
                 ),
                 io.Int.Input(
                     "segment_frames",
@@ -147,40 +109,19 @@ class MacroPlan(io.ComfyNode):
                     tooltip="Longest segment in frames; 0 is what the model was trained on. Lower "
                     "it when memory runs out.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_RANGE - 1,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Segment s is planned with seed + s. Another seed plans another film.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=8,
-                    min=1,
-                    max=1000,
-                    tooltip="Sampler steps per segment. A plan needs fewer than a film; raise it "
+                *seed_and_steps(
+                    "Segment s is planned with seed + s. Another seed plans another film.",
+                    8,
+                    "Sampler steps per segment. A plan needs fewer than a film; raise it "
                     "when anchors are blurred.",
                 ),
                 *guidance_widgets(),
-                io.String.Input(
-                    "run_name",
-                    default="plan",
-                    tooltip="Folder of this plan below output/throughline. The same name resumes; "
+                *run_widgets(
+                    "plan",
+                    "Folder of this plan below output/throughline. The same name resumes; "
                     "a new name starts afresh.",
-                ),
-                io.String.Input(
-                    "retakes",
-                    default="",
-                    tooltip="Segments to plan again with another seed: '4:1, 7:2'. Those that "
+                    "Segments to plan again with another seed: '4:1, 7:2'. Those that "
                     "continue them are planned again, too. The sidebar writes this for you.",
-                ),
-                io.Combo.Input(
-                    "when_queued",
-                    options=["render", "only show what would be rendered"],
-                    default="render",
-                    tooltip="Choose the second to see which segments a change would cost.",
                 ),
                 switch_sigma_widget(),
             ],
@@ -211,7 +152,7 @@ class MacroPlan(io.ComfyNode):
     @classmethod
     def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
         macro, node_id = plan_macro(inputs), str(cls.hidden.unique_id)
-        if when_queued != "render":
+        if when_queued != RENDER:
             stop = ExecutionBlocker(None)
             return io.NodeOutput(
                 stop, stop, stop, ui=ui.PreviewText(describe_macro(macro, node_id))

@@ -7,16 +7,21 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from ..planning.segments import SEED_RANGE
 from .populating import FILLERS, describe_population, plan_population, render_population
 from .rendering import run_digest
-from .sockets import TL_LORAS, TL_PLAN, TL_RUN
+from .sockets import TL_PLAN, TL_RUN
 from .widgets import (
+    RENDER,
     check_widgets,
     guidance_widgets,
+    loras_input,
     low_noise_model_input,
+    negative_prompt_widget,
+    run_widgets,
     sampler_overrides,
+    seed_and_steps,
     switch_sigma_widget,
+    text_inputs,
 )
 
 
@@ -42,21 +47,7 @@ class PopulateSegments(io.ComfyNode):
                     "planned: plan with a fast model, fill with the best you have.",
                 ),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Encodes one prompt per shot. Leave empty when you connect positive.",
-                ),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="One conditioning for every shot, instead of clip.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="Used instead of the negative prompt below.",
-                ),
+                *text_inputs(),
                 io.Vae.Input(
                     "plan_vae",
                     optional=True,
@@ -65,11 +56,7 @@ class PopulateSegments(io.ComfyNode):
                 ),
                 *sampler_overrides(),
                 low_noise_model_input(),
-                TL_LORAS.Input(
-                    "loras",
-                    optional=True,
-                    tooltip="LoRAs that the script names for single shots and characters.",
-                ),
+                loras_input(),
                 io.Combo.Input(
                     "filler",
                     options=list(FILLERS),
@@ -78,46 +65,19 @@ class PopulateSegments(io.ComfyNode):
                     "continue to the anchors when what it makes is smeared: for models that only "
                     "learned to continue a clip. Choose sparse only with MMPL weights.",
                 ),
-                io.String.Input(
-                    "negative_prompt",
-                    multiline=True,
-                    default="",
-                    tooltip="What no shot should show. Only used with clip and a cfg above 1.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_RANGE - 1,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Segment s is filled with seed + s. Another seed fills the same plan "
-                    "anew.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=1000,
-                    tooltip="Sampler steps per segment. Lower it for drafts and distilled models.",
+                negative_prompt_widget(),
+                *seed_and_steps(
+                    "Segment s is filled with seed + s. Another seed fills the same plan anew.",
+                    20,
+                    "Sampler steps per segment. Lower it for drafts and distilled models.",
                 ),
                 *guidance_widgets(),
-                io.String.Input(
-                    "run_name",
-                    default="populated",
-                    tooltip="Folder of this film below output/throughline, another than the "
+                *run_widgets(
+                    "populated",
+                    "Folder of this film below output/throughline, another than the "
                     "plan's. The same name resumes.",
-                ),
-                io.String.Input(
-                    "retakes",
-                    default="",
-                    tooltip="Segments to fill again with another seed: '4:1, 7:2'. Only they are "
+                    "Segments to fill again with another seed: '4:1, 7:2'. Only they are "
                     "filled again. The sidebar writes this for you.",
-                ),
-                io.Combo.Input(
-                    "when_queued",
-                    options=["render", "only show what would be rendered"],
-                    default="render",
-                    tooltip="Choose the second to see which segments a change would cost.",
                 ),
                 switch_sigma_widget(),
             ],
@@ -142,7 +102,7 @@ class PopulateSegments(io.ComfyNode):
     @classmethod
     def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
         population, node_id = plan_population(inputs), str(cls.hidden.unique_id)
-        if when_queued != "render":
+        if when_queued != RENDER:
             stop = ExecutionBlocker(None)
             said = describe_population(population, node_id)
             return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(said))

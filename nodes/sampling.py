@@ -7,20 +7,26 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from ..planning.segments import SEED_RANGE
 from .film import SHOT_PROMPTS, film_request, plan_film
 from .film_keyframes import KEYFRAME_USES, START_AND_END
 from .rendering import describe_film, render_film, run_digest
-from .sockets import TL_KEYFRAMES, TL_LORAS, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
+from .sockets import TL_KEYFRAMES, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
 from .widgets import (
     NOT_LINKED,
+    RENDER,
     check_widgets,
     guidance_widgets,
+    loras_input,
     low_noise_model_input,
     memory_strength_widget,
+    negative_prompt_widget,
+    run_widgets,
     sampler_overrides,
+    seed_and_steps,
+    shot_widgets,
     size_widgets,
     switch_sigma_widget,
+    text_inputs,
 )
 
 EXAMPLE_SCRIPT = """[5s] A woman in a green raincoat walks along a rainy street at night.
@@ -45,21 +51,7 @@ class ARSegmentSampler(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="A video model that can continue a clip."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Encodes one prompt per shot. Leave empty when you connect positive.",
-                ),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="One conditioning for every shot, instead of clip.",
-                ),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="Used instead of the negative prompt below.",
-                ),
+                *text_inputs(),
                 io.Image.Input(
                     "start_image",
                     optional=True,
@@ -98,40 +90,14 @@ class ARSegmentSampler(io.ComfyNode):
                     default=EXAMPLE_SCRIPT,
                     tooltip="One shot per line. Optional in front: [5s, continue] or [3s, cut].",
                 ),
-                io.String.Input(
-                    "negative_prompt",
-                    multiline=True,
-                    default="",
-                    tooltip="What no shot should show. Only used with clip and a cfg above 1.",
-                ),
+                negative_prompt_widget(),
                 *size_widgets(
                     "Width of the film in pixels; the start image is cropped to it.",
                     "Height of the film in pixels.",
                 ),
-                io.Float.Input(
-                    "seconds_per_shot",
-                    default=5.0,
-                    min=0.05,
-                    max=3600.0,
-                    step=0.05,
-                    tooltip="Length of shots that do not say theirs. Long shots take several "
-                    "segments.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=16.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.01,
-                    tooltip="Frames per second the model was trained on (Wan 16, TI2V-5B and "
-                    "HunyuanVideo 24). A storyboard that says its own wins.",
-                ),
-                io.Combo.Input(
-                    "unmarked_shots",
-                    options=["continue", "cut"],
-                    default="continue",
-                    tooltip="What shots do that say neither: continue the picture before, or cut "
-                    "to a new one made from the text.",
+                *shot_widgets(
+                    "Frames per second the model was trained on (Wan 16, TI2V-5B and "
+                    "HunyuanVideo 24). A storyboard that says its own wins."
                 ),
                 io.Int.Input(
                     "segment_frames",
@@ -149,46 +115,21 @@ class ARSegmentSampler(io.ComfyNode):
                     tooltip="Latent frames handed from segment to segment; 0 is the model's "
                     "default. More keeps motion steadier and leaves less room for new frames.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_RANGE - 1,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Segment s is made with seed + s. Another seed makes another film.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=1000,
-                    tooltip="Sampler steps per segment. Lower it for drafts and distilled models.",
+                *seed_and_steps(
+                    "Segment s is made with seed + s. Another seed makes another film.",
+                    20,
+                    "Sampler steps per segment. Lower it for drafts and distilled models.",
                 ),
                 *guidance_widgets(),
-                io.String.Input(
-                    "run_name",
-                    default="long_take",
-                    tooltip="Folder of this film below output/throughline. The same name resumes; "
+                *run_widgets(
+                    "long_take",
+                    "Folder of this film below output/throughline. The same name resumes; "
                     "a new name starts afresh.",
-                ),
-                io.String.Input(
-                    "retakes",
-                    default="",
-                    tooltip="Segments to do again with another seed: '4:1, 7:2' is take 1 of "
+                    "Segments to do again with another seed: '4:1, 7:2' is take 1 of "
                     "segment 4 and take 2 of segment 7. The sidebar writes this for you.",
                 ),
-                io.Combo.Input(
-                    "when_queued",
-                    options=["render", "only show what would be rendered"],
-                    default="render",
-                    tooltip="Choose the second to see which segments a change would cost.",
-                ),
                 switch_sigma_widget(),
-                TL_LORAS.Input(
-                    "loras",
-                    optional=True,
-                    tooltip="LoRAs that the script names for single shots and characters.",
-                ),
+                loras_input(),
                 memory_strength_widget(),
                 TL_KEYFRAMES.Input(
                     "keyframes",
@@ -245,7 +186,7 @@ class ARSegmentSampler(io.ComfyNode):
     @classmethod
     def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
         film, node_id = plan_film(film_request(inputs)), str(cls.hidden.unique_id)
-        if when_queued != "render":
+        if when_queued != RENDER:
             stop = ExecutionBlocker(None)
             return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(describe_film(film, node_id)))
         result = render_film(film, node_id)

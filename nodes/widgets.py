@@ -6,16 +6,20 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..planning.formats import read_storyboard
-from ..planning.segments import parse_takes
+from ..planning.segments import SEED_RANGE, parse_takes
 from ..runs.paths import run_path
 from .film_sampler import SWITCH_SIGMA
 from .rendering import runs_root
+from .sockets import TL_LORAS
 
 MAX_RESOLUTION = 16384
 """The range of ComfyUI's own size widgets (`MAX_RESOLUTION` in its nodes.py)."""
 
 SAMPLER_NAMES = [*comfy.samplers.SAMPLER_NAMES, "ar_video"]
 """Core's list and the sampler of causal Wan, which core offers as a node only."""
+
+RENDER, SHOW = "render", "only show what would be rendered"
+"""What a node does when it is queued."""
 
 NOT_LINKED = "not linked"
 """In `validate_inputs` the host gives None for a linked input and leaves an absent one out."""
@@ -42,6 +46,97 @@ def check_widgets(script: str | None, run_name: str | None, retakes: str | None)
     except ValueError as error:
         return str(error)
     return True
+
+
+def text_inputs() -> list[io.Input]:
+    """What a film says, as prompts to be encoded or as finished conditionings."""
+    return [
+        io.Clip.Input(
+            "clip",
+            optional=True,
+            tooltip="Encodes one prompt per shot. Leave empty when you connect positive.",
+        ),
+        io.Conditioning.Input(
+            "positive",
+            optional=True,
+            tooltip="One conditioning for every shot, instead of clip.",
+        ),
+        io.Conditioning.Input(
+            "negative",
+            optional=True,
+            tooltip="Used instead of the negative prompt below.",
+        ),
+    ]
+
+
+def loras_input() -> io.Input:
+    """LoRAs by shot and character."""
+    return TL_LORAS.Input(
+        "loras",
+        optional=True,
+        tooltip="LoRAs that the script names for single shots and characters.",
+    )
+
+
+def negative_prompt_widget() -> io.Input:
+    """What a film does not show."""
+    return io.String.Input(
+        "negative_prompt",
+        multiline=True,
+        default="",
+        tooltip="What no shot should show. Only used with clip and a cfg above 1.",
+    )
+
+
+def shot_widgets(fps_tooltip: str) -> list[io.Input]:
+    """How shots become seconds and cuts."""
+    return [
+        io.Float.Input(
+            "seconds_per_shot",
+            default=5.0,
+            min=0.05,
+            max=3600.0,
+            step=0.05,
+            tooltip="Length of shots that do not say theirs. Long shots take several segments.",
+        ),
+        io.Float.Input("fps", default=16.0, min=1.0, max=240.0, step=0.01, tooltip=fps_tooltip),
+        io.Combo.Input(
+            "unmarked_shots",
+            options=["continue", "cut"],
+            default="continue",
+            tooltip="What shots do that say neither: continue the picture before, or cut to a new "
+            "one made from the text.",
+        ),
+    ]
+
+
+def seed_and_steps(seed_tooltip: str, steps: int, steps_tooltip: str) -> list[io.Input]:
+    """The seed, which stays as it is from queue to queue, and the sampler's steps."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=SEED_RANGE - 1,
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip=seed_tooltip,
+        ),
+        io.Int.Input("steps", default=steps, min=1, max=1000, tooltip=steps_tooltip),
+    ]
+
+
+def run_widgets(name: str, name_tooltip: str, retakes_tooltip: str) -> list[io.Input]:
+    """The run folder of what a node makes, what of it is made again, and a look before."""
+    return [
+        io.String.Input("run_name", default=name, tooltip=name_tooltip),
+        io.String.Input("retakes", default="", tooltip=retakes_tooltip),
+        io.Combo.Input(
+            "when_queued",
+            options=[RENDER, SHOW],
+            default=RENDER,
+            tooltip="Choose the second to see which segments a change would cost.",
+        ),
+    ]
 
 
 def sampler_overrides() -> list[io.Input]:
