@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ class Film:
         self.page.evaluate("() => { window.__run = null }")
         self.strip.locator(f"li[data-segment='{segment}'] button[data-action={name}]").click()
 
+    def settled(self, wanted: Callable[[list[str]], bool]) -> list[str]:
+        """The thumbnails as soon as they are as wanted: the strip asks the disk when a run has
+        ended, and the answer takes a moment. After ten seconds as they are."""
+        for _ in range(100):
+            found = self.pictures()
+            if wanted(found):
+                break
+            self.page.wait_for_timeout(100)
+        return found
+
     def pictures(self) -> list[str]:
         """Addresses of the thumbnails, each of which was loaded."""
         images = "[...document.querySelectorAll('section.throughline img:not([hidden])')]"
@@ -91,7 +102,7 @@ def test_a_long_take_from_run_to_redo(
     comfy_page.press_run()
     assert film.end(4) == ["reused"] * finished + ["done"] * (4 - finished)
     assert "progress_state" in comfy_page.events() and comfy_page.overlay() is None
-    first = film.pictures()
+    first = film.settled(lambda found: len(found) == 4)
     assert len(first) == 4
     queued = comfy_page.prompt()[str(film.sampler)]["inputs"]
     assert all(name.isidentifier() for name in queued), queued  # no widget of the page's own
@@ -100,14 +111,14 @@ def test_a_long_take_from_run_to_redo(
     film.press(3, "redo")
     assert film.end(4) == ["reused", "reused", "done", "done"]
     assert comfy_page.widgets(film.sampler)["retakes"] == "3:1"
-    again = film.pictures()
+    again = film.settled(lambda found: found[2] != first[2] and found[3] != first[3])
     assert again[:2] == first[:2] and again[2] != first[2] and again[3] != first[3]
     assert "take 1" in film.strip.locator("li[data-segment='3']").inner_text()
 
     film.press(3, "back")
     assert film.end(4) == ["reused"] * 4
     assert comfy_page.widgets(film.sampler)["retakes"] == ""
-    assert film.pictures() == first
+    assert film.settled(lambda found: found == first) == first
 
 
 def test_help_opens_beside_the_demo_graph(comfy_page: Any) -> None:
