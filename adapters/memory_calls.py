@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import Tensor
 
-from .memory_stream import ATTACHED, RUN, AttachedMemory
+from .memory_stream import ATTACHED, RUN, AttachedMemory, RunStore
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -55,7 +55,7 @@ def prepare_with_memory(
     """
     options = kwargs["model_options"]
     if not model.hook_patches:
-        options["transformer_options"][RUN] = {}
+        options["transformer_options"][RUN] = RunStore()
     shape = list(noise_shape)
     windows = options.get("context_handler")
     if windows is not None:

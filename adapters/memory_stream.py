@@ -14,7 +14,7 @@ The state of one call lives in a copy of `transformer_options`, never on the mod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +40,14 @@ RUN = "throughline_memory_run"
 
 OVERRIDE = "optimized_attention_override"
 """Core's key for a function that every attention of a model goes through."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunStore:
+    """What all steps of one sampling share. No dict: core merges those of its options into new ones
+    before every step (`merge_nested_dicts`), and what a step had put in would be gone."""
+
+    tensors: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -121,12 +129,12 @@ def once_in_run(
     transformer_options: dict[str, Any], key: tuple[Any, ...], make: Callable[[], Tensor]
 ) -> Tensor:
     """A tensor that all steps of a sampling share; made anew where no sampling is under way."""
-    run = transformer_options.get(RUN)
+    run: RunStore | None = transformer_options.get(RUN)
     if run is None:
         return make()
-    if key not in run:
-        run[key] = make()
-    return run[key]
+    if key not in run.tensors:
+        run.tensors[key] = make()
+    return run.tensors[key]
 
 
 def memory_tokens(

@@ -61,6 +61,14 @@ class WanStream(MemoryStream):
     """`image_context` is how many of the context's tokens are image tokens, None without any."""
 
     image_context: int | None
+    joined_rope: tuple[Tensor, Tensor] | None = None
+
+    def rope_behind(self, rope: Tensor) -> Tensor:
+        """The rotary table of [image | memory]; all blocks of a call are given the same image's."""
+        if self.joined_rope is None or self.joined_rope[0] is not rope:
+            own = self.rope.expand(len(rope), *self.rope.shape[1:])
+            self.joined_rope = (rope, torch.cat([rope, own], dim=1))
+        return self.joined_rope[1]
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,8 @@ def _is_plain(
     watched = {"attn1_patch", "attn2_patch"} & options.get("patches", {}).keys()
     layers = (block, block.self_attn, block.cross_attn, block.ffn)
     return (
-        type(block) is WanAttentionBlock
+        not torch.is_grad_enabled()  # what is changed in place has no gradient
+        and type(block) is WanAttentionBlock
         and not watched
         and OVERRIDE not in options
         and getattr(original_block, "__module__", "") == CORE
@@ -237,38 +246,41 @@ def _is_plain(
 
 
 def _run_together(stream: WanStream, block: Any, args: dict[str, Any]) -> dict[str, Any]:
-    """WanAttentionBlock.forward over [image | memory], each part with its own modulation."""
+    """WanAttentionBlock.forward over [image | memory], each part with its own modulation.
+
+    What the layers return is ours and is changed in place: with few memory tokens, copying every
+    intermediate result twice to take it apart and join it again is a good part of what they cost.
+    """
     image, options, dtype = args["img"], args["transformer_options"], stream.tokens.dtype
-    parts = [image, stream.tokens]
-    sizes = [part.shape[1] for part in parts]
+    both = torch.cat([image, stream.tokens], dim=1)
     own = comfy.model_management.cast_to(block.modulation, dtype=dtype, device=image.device)
     vec = args["vec"]
     rows = (own + vec).chunk(6, dim=1) if vec.ndim < 4 else (own[None] + vec).unbind(2)
-    tables = [rows, (own + stream.modulation).chunk(6, dim=1)]  # one row, or one a latent frame
+    tables = (rows, (own + stream.modulation).chunk(6, dim=1))  # one row, or one a latent frame
+    places = (slice(0, image.shape[1]), slice(image.shape[1], None))
 
-    def modulated(norm: Any, x: Tensor, shift: int, scale: int) -> Tensor:
-        pieces = zip(norm(x).split(sizes, dim=1), tables, strict=True)
-        changed = [
-            torch.addcmul(repeat_e(t[shift], part), part, 1 + repeat_e(t[scale], part))
-            for part, t in pieces
-        ]
-        return torch.cat(changed, dim=1)
+    def modulated(x: Tensor, shift: int, scale: int) -> Tensor:
+        for place, table in zip(places, tables, strict=True):
+            part = x[:, place]
+            factor = 1 + repeat_e(table[scale], part)
+            torch.addcmul(repeat_e(table[shift], part), part, factor, out=part)
+        return x
 
-    def added(x: Tensor, output: Tensor, gate: int) -> Tensor:
-        pieces = zip(x.split(sizes, 1), output.split(sizes, 1), tables, strict=True)
-        return torch.cat([torch.addcmul(a, b, repeat_e(t[gate], a)) for a, b, t in pieces], dim=1)
+    def add(output: Tensor, gate: int) -> None:
+        for place, table in zip(places, tables, strict=True):
+            part = both[:, place]
+            part.addcmul_(output[:, place], repeat_e(table[gate], part))
 
-    both = torch.cat(parts, dim=1)
-    rope = torch.cat([args["pe"], stream.rope.expand(len(args["pe"]), *stream.rope.shape[1:])], 1)
-    both = added(both, block.self_attn(modulated(block.norm1, both, 0, 1), rope, options), 2)
-    both = both + block.cross_attn(
+    rope = stream.rope_behind(args["pe"])
+    add(block.self_attn(modulated(block.norm1(both), 0, 1), rope, options), 2)
+    both += block.cross_attn(
         block.norm3(both),
         args["txt"],
         context_img_len=stream.image_context,
         transformer_options=options,
     )
-    both = added(both, block.ffn(modulated(block.norm2, both, 3, 4)), 5)
-    result, stream.tokens = both.split(sizes, dim=1)
+    add(block.ffn(modulated(block.norm2(both), 3, 4)), 5)
+    result, stream.tokens = both[:, places[0]], both[:, places[1]]
     return {"img": result}
 
 

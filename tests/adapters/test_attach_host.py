@@ -545,6 +545,25 @@ def test_both_passes_go_in_one_batch_where_they_fit(
     assert sizes == batches
 
 
+def test_what_no_step_changes_is_made_once_in_a_run(
+    model: Any, sample: Callable[..., Tensor]
+) -> None:
+    from throughline.adapters.attach import attach_memory
+
+    projected: list[int] = []
+    network = model.model.diffusion_model
+    handle = network.patch_embedding.register_forward_hook(
+        lambda module, given, output: projected.append(given[0].shape[2])
+    )
+    try:
+        sample(attach_memory(model, bank_for()))
+    finally:
+        handle.remove()
+    assert projected.count(FRAMES) >= 2  # the segment, in every step
+    remembered = [frames for frames in projected if frames != FRAMES]
+    assert len(remembered) == len(set(remembered)) == 2  # the bank's grids, of 1 and 2 frames
+
+
 def test_cells_of_memory_are_those_of_its_tokens() -> None:
     from throughline.adapters.memory_calls import memory_as_noise_shape
 
