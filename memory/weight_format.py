@@ -127,7 +127,7 @@ def read_encoder_file(path: Path) -> EncoderFile:
     tensors that are missing, of another shape or not finite.
     """
     name = path.name
-    tensors, metadata = _read(path)
+    tensors, metadata = read_tensors(path)
     foreign = foreign_encoder(tensors)
     if foreign is not None:
         raise ValueError(f"{name}: {foreign}")
@@ -188,7 +188,8 @@ def foreign_encoder(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Raises ValueError naming the file."""
     name = path.name
     if path.suffix != ".safetensors":
         raise ValueError(f"{name}: only safetensors files are read")
