@@ -182,6 +182,14 @@ def breadth_first(graph: JobGraph) -> Priority:
     return lambda job: (0.0 if job.step in ("plan", "hand-off") else 1.0, job.segment)
 
 
+ORDERS: Mapping[str, Callable[[JobGraph], Priority]] = {
+    "critical path first": critical_path_first,
+    "depth first": depth_first,
+    "breadth first": breadth_first,
+}
+"""The orders by the names that the nodes show."""
+
+
 def list_schedule(
     graph: JobGraph,
     devices: int,
@@ -321,7 +329,7 @@ def forecast(
     """Schedule a film and say what to expect; a segment plays for `segment_seconds`."""
     graph = film_jobs(segments, costs, seed_from)
     schedule = list_schedule(graph, devices, order(graph))
-    ends = segment_ends(schedule, segments)
+    ends = segment_ends(schedule.slots, segments)
     return Forecast(
         makespan=schedule.makespan,
         bounds=lower_bounds(segments, costs, devices, seed_from),
@@ -332,10 +340,10 @@ def forecast(
     )
 
 
-def segment_ends(schedule: Schedule, segments: int) -> Sequence[float]:
-    """When each segment is finished."""
+def segment_ends(slots: Iterable[Slot], segments: int) -> Sequence[float]:
+    """When each of the first `segments` is finished."""
     ends = [0.0] * segments
-    for slot in schedule.slots:
-        if slot.job.step != "hand-off":
+    for slot in slots:
+        if slot.job.segment < segments and slot.job.step != "hand-off":
             ends[slot.job.segment] = max(ends[slot.job.segment], slot.end)
     return ends
