@@ -2,23 +2,27 @@
 
     python3 dev.py convert mmpl mmpl.pt --out MMPL_t2v_14B.safetensors
     python3 dev.py convert mmpl mmpl.pt --base wan_t2v_14B.safetensors --out diff.safetensors
+    python3 dev.py convert millivid autoencoder.ckpt millivid_192k.ckpt --out models/millivid
 
 MMPL (arXiv 2508.03334): a pickled dict with the key `generator`; it is read by torch with
 weights_only, so nothing in it is run. The first form is a whole model, which ComfyUI loads as
 causal Wan; with --base only what self-attention learned is written, as a LoRA file of differences,
 which leaves a quantised base as it is.
+
+MilliVid (arXiv 2606.09056): see converting_millivid.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import converting_millivid
 from .environment import Problem, say
+from .released import TYPES, read_release, stream_tensors
 
 PREFIXES = ("model.", "_fsdp_wrapped_module.")
 """What the released training wraps around the network's own names."""
@@ -29,8 +33,8 @@ CAUSAL = json.dumps({"transformer": {"causal_ar": True}})
 """ComfyUI reads this from the metadata and loads the network as causal Wan
 (`comfy.model_detection.detect_unet_config`)."""
 
-TYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-SAFETENSORS_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+MILLIVID = converting_millivid.__doc__
+
 TRAINED = ".self_attn."
 """All that MMPL trains: queries, keys, values, output and norms of self-attention."""
 
@@ -42,17 +46,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=["mmpl"])
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="a new .safetensors file")
-    parser.add_argument("--base", type=Path, help="Wan 2.1 T2V as safetensors: write differences")
-    parser.add_argument("--dtype", choices=TYPES, default="bf16")
+    kinds = parser.add_subparsers(dest="name", required=True)
+    mmpl = kinds.add_parser("mmpl", help="a checkpoint of MMPL")
+    mmpl.add_argument("file", type=Path)
+    mmpl.add_argument("--out", type=Path, required=True, help="a new .safetensors file")
+    mmpl.add_argument("--base", type=Path, help="Wan 2.1 T2V as safetensors: write differences")
+    mmpl.add_argument("--dtype", choices=TYPES, default="bf16")
+    converting_millivid.add_arguments(
+        kinds.add_parser("millivid", help="checkpoints of MilliVid", description=MILLIVID)
+    )
     return parser.parse_args(arguments)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert one file; returns the exit status. Raises Problem naming what does not fit."""
+    """Convert files; returns the exit status. Raises Problem naming what does not fit."""
     options = parse(arguments)
+    if options.name == "millivid":
+        return converting_millivid.run(options)
     if options.out.suffix != ".safetensors":
         raise Problem(f"--out must end in .safetensors, got {options.out.name}")
     if options.out.exists():
@@ -68,18 +78,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def read_generator(path: Path) -> dict[str, Any]:
     """The network's weights by their own names, mapped from the file, not copied."""
-    import pickle
-
     import torch
 
-    if not path.is_file():
-        raise Problem(f"{path} is no file")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise Problem(
-            f"{path.name} is no file of weights that can be read safely: {error}"
-        ) from None
+    loaded = read_release(path)
     if not isinstance(loaded, Mapping) or not isinstance(loaded.get("generator"), Mapping):
         held = sorted(loaded)[:5] if isinstance(loaded, Mapping) else type(loaded).__name__
         raise Problem(f"{path.name} must hold the key 'generator' as MMPL's files do, got {held}")
@@ -153,54 +154,3 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two tensors hold the same numbers in the coarser of their two types."""
     coarser = min(one.dtype, other.dtype, key=lambda kind: kind.itemsize)
     return one.shape == other.shape and bool((one.to(coarser) == other.to(coarser)).all())
-
-
-def stream_tensors(
-    path: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: str,
-    metadata: Mapping[str, str],
-    read: Callable[[str], Any],
-) -> None:
-    """Write a safetensors file, one tensor in memory at a time: a model may be larger than RAM.
-
-    The file is whole or not there at all. Format: eight bytes for the length of a JSON header, the
-    header, the tensors' bytes one after another (huggingface/safetensors, README).
-    """
-    import math
-
-    import torch
-
-    kind = getattr(torch, dtype)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    offset = 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * kind.itemsize
-        header[name] = {
-            "dtype": SAFETENSORS_TYPES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for data in _bytes(shapes, kind, read):
-                file.write(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _bytes(
-    shapes: Mapping[str, tuple[int, ...]], kind: Any, read: Callable[[str], Any]
-) -> Iterator[bytes]:
-    import torch
-
-    for name in shapes:
-        tensor = read(name).to(kind).contiguous()
-        yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
