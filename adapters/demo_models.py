@@ -24,6 +24,8 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 VAE_FILE = WEIGHTS / "vae" / "throughline_demo_vae.safetensors"
 VIDEO_FILE = WEIGHTS / "diffusion_models" / "throughline_demo_video.safetensors"
 TEXT_FILE = WEIGHTS / "text_encoders" / "throughline_demo_text.safetensors"
+SPARSE_VIDEO_FILE = WEIGHTS / "diffusion_models" / "throughline_demo_sparse.safetensors"
+SPARSE_TEXT_FILE = WEIGHTS / "text_encoders" / "throughline_demo_sparse_text.safetensors"
 # folders of weights/ and of folder_paths
 CATEGORIES = ("vae", "diffusion_models", "text_encoders", "loras")
 

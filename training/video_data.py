@@ -142,7 +142,8 @@ def encoder_digest(vae: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _made_by(path: Path) -> str | None:
+def made_by(path: Path) -> str | None:
+    """The digest of the encoder that made a shard; None where there is none."""
     if not path.exists():
         return None
     with safe_open(path, "pt") as file:
@@ -154,7 +155,7 @@ def ensure_shards(vae: nn.Module, folder: Path, num_takes: int) -> Iterator[Path
     digest = encoder_digest(vae)
     for first in range(0, num_takes, SHARD_TAKES):
         path = folder / f"takes_{first:06d}.safetensors"
-        if _made_by(path) != digest:
+        if made_by(path) != digest:
             write_tensors(path, encode_takes(vae, first, SHARD_TAKES), {"encoder": digest})
             print(f"encoded takes {first} to {first + SHARD_TAKES - 1}", flush=True)
         yield path

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,9 +170,11 @@ def flow_loss(
 
 
 def export_video(
-    average: MovingAverage, config: VideoTrainingConfig, video: Path, text: Path
+    average: MovingAverage, config: Any, video: Path, text: Path, title: str = "Throughline demo"
 ) -> None:
-    """Write the averaged weights as the two shipped files, bfloat16."""
+    """Write the averaged weights as the two shipped files, bfloat16.
+
+    `config` is a training's, with the `sizes` of both models; `title` begins their names."""
     parts: dict[str, dict[str, Tensor]] = {"video": {}, "text": {}}
     for name, value in average.values.items():
         part, _, key = name.partition(".")
@@ -189,16 +192,12 @@ def export_video(
             "vocabulary": build_vocabulary(),
         }
     }
-    title = "Throughline demo video model"
-    write_tensors(
-        video,
-        parts["video"],
-        {**common, "modelspec.title": title, "config": json.dumps(video_config)},
-    )
-    title = "Throughline demo text encoder"
-    write_tensors(
-        text, parts["text"], {**common, "modelspec.title": title, "config": json.dumps(text_config)}
-    )
+    for part, path, name, sizes in (
+        ("video", video, "video model", video_config),
+        ("text", text, "text encoder", text_config),
+    ):
+        named = {"modelspec.title": f"{title} {name}", "config": json.dumps(sizes)}
+        write_tensors(path, parts[part], {**common, **named})
 
 
 def train_video(

@@ -1,0 +1,416 @@
+"""Train the demo's sparse planner: MMPL on the demo video model, for whole camera paths at a time.
+
+Macro-from-Micro Planning (arXiv 2508.03334; shared design `macro-micro-planning.md`, 2.6) with
+teacher forcing: of a segment of 18 latent frames one group is noisy, every group before it stands
+clean at timestep 0, each frame at its own rotary position, and a frame sees what its group may see.
+The layout is MMPL's own table at this length. A step trains one group; a quarter of a chain's work,
+two known latent frames and four new ones, is learned as well, so that a chain of the new weights
+can be compared.
+
+The model begins as the demo video model without the channels of its concat image, which are zero
+where nothing is known. All of it is trained, and not self-attention alone as in MMPL, since the
+captions are longer than it knew; the text encoder is taught them first (`teach_paths`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..adapters.demo_models import (
+    SPARSE_TEXT_FILE,
+    SPARSE_VIDEO_FILE,
+    TEXT_FILE,
+    VAE_FILE,
+    VIDEO_FILE,
+    DemoTextModel,
+    DemoTokenizer,
+)
+from ..adapters.sparse_wan import sparse_positions
+from ..planning.layout import Group, Layout, layout_of_steps, mmpl_t2v
+from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
+from .sparse_data import (
+    MOVE_LATENT_FRAMES,
+    MOVES,
+    PLANNED_LATENT_FRAMES,
+    PathData,
+    draw_turns,
+    ensure_paths,
+    path_caption,
+    path_poses,
+    retell,
+    stations_of,
+)
+from .vae_training import BUILD
+from .video_network import VideoSizes, build_models, build_vocabulary
+from .video_training import TIMESTEP_SCALE, export_video
+from .world import (
+    CHARACTER_NAMES,
+    HOLD_LATENT_FRAMES,
+    NUM_POSES,
+    PLACE_WORDS,
+    POSITIONS,
+)
+
+CHAIN_LENGTH = HOLD_LATENT_FRAMES + MOVE_LATENT_FRAMES
+NUMBERS = [index for index, word in enumerate(build_vocabulary()) if word.isdigit()]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One group of a layout, learned with what stands clean before it; the first `moves` told."""
+
+    layout: Layout
+    group: int
+    moves: int
+
+
+def tasks() -> dict[str, Task]:
+    """The groups that are learned: those of a planned segment, and a chain's segment."""
+    planned = mmpl_t2v(PLANNED_LATENT_FRAMES)
+    steps = (0,) * HOLD_LATENT_FRAMES + (1,) * MOVE_LATENT_FRAMES
+    chain = layout_of_steps("chain", steps)
+    return {
+        "plan": Task(planned, 1, MOVES),
+        "first fill": Task(planned, 2, MOVES),
+        "second fill": Task(planned, 3, MOVES),
+        "chain": Task(chain, 1, 1),
+    }
+
+
+@dataclass(frozen=True)
+class SparseTrainingConfig:
+    """Everything that the result depends on."""
+
+    seed: int = 0
+    num_paths: int = 700
+    text_steps: int = 400  # of teach_paths
+    steps: int = 5000
+    batch: int = 16
+    shares: tuple[tuple[str, float], ...] = (
+        ("plan", 0.5),
+        ("first fill", 0.15),
+        ("second fill", 0.17),
+        ("chain", 0.18),
+    )
+    empty_caption_share: float = 0.05
+    noise_shift: float = 5.0  # as in video_training
+    peak_learning_rate: float = 7e-4
+    warm_up: int = 100
+    decay_from: float = 0.5
+    weight_decay: float = 0.01
+    average_decay: float = 0.998
+    threads: int = 1
+    sizes: VideoSizes = field(default_factory=lambda: VideoSizes(in_dim=16))
+
+
+# --- what sees what
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The frames of one call: `clean` ids, then `noisy` ids, and who sees whom, a bool
+    `frames frames` whose rows look."""
+
+    clean: tuple[int, ...]
+    noisy: tuple[int, ...]
+    sees: Tensor
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return (*self.clean, *self.noisy)
+
+
+def clean_groups(layout: Layout, group: Group) -> list[Group]:
+    """The groups that must stand clean for one: those it sees and those that they saw."""
+    wanted: set[int] = set(group.visible)
+    found: list[Group] = []
+    for earlier in reversed(layout.groups[: layout.groups.index(group)]):
+        if wanted & set(earlier.ids):
+            found.append(earlier)
+            wanted |= set(earlier.visible)
+    return found[::-1]
+
+
+def make_call(layout: Layout, group: Group) -> Call:
+    """Everything clean before a group as at sampling: each group sees itself and its visible."""
+    before = clean_groups(layout, group)
+    clean = tuple(i for one in before for i in one.ids)
+    owners = [one for one in (*before, group) for _ in one.ids]
+    ids = (*clean, *group.ids)
+    sees = [
+        [j in owner.visible or owners[column] is owner for column, j in enumerate(ids)]
+        for owner in owners
+    ]
+    return Call(clean, group.ids, torch.tensor(sees))
+
+
+class FrameAttention:
+    """Self-attention of whole frames by `sees`, an `optimized_attention_override` of core;
+    attention to the text is plain."""
+
+    def __init__(self, sees: Tensor, tokens: int) -> None:
+        """`tokens` is how many a frame has."""
+        blocked = ~sees.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        self.bias = torch.zeros(blocked.shape).masked_fill(blocked, float("-inf"))
+
+    def __call__(
+        self,
+        _: Callable[..., Tensor],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        heads: int,
+        **kwargs: object,
+    ) -> Tensor:
+        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+        if q.shape[-2] == k.shape[-2]:
+            weights = weights + self.bias
+        weights = weights.softmax(-1).to(v.dtype)
+        return torch.matmul(weights, v).transpose(1, 2).flatten(2)
+
+
+def velocity(
+    video: Any, call: Call, latents: Tensor, noisy: Tensor, sigma: Tensor, context: Tensor
+) -> Tensor:
+    """The velocity of the noisy frames `b 16 n h w` at noise levels `sigma` (b), where `latents`
+    `b 16 t h w` are the whole segment, of which the clean frames are taken."""
+    x = torch.cat([latents[:, :, list(call.clean)], noisy], dim=2)
+    known = torch.zeros(len(x), len(call.clean))
+    times = torch.cat([known, sigma[:, None].expand(-1, len(call.noisy))], dim=1)
+    height, width = x.shape[-2] // video.patch_size[1], x.shape[-1] // video.patch_size[2]
+    attention = FrameAttention(call.sees, height * width)
+    out = video.forward_orig(
+        x,
+        times * TIMESTEP_SCALE,
+        context,
+        freqs=sparse_positions(video, x, call.ids, {}),
+        transformer_options={"optimized_attention_override": attention},
+    )
+    return out[:, :, len(call.clean) :]
+
+
+# --- data
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents `b 16 t 8 8`, token ids `b n` and the name of the task."""
+
+    task: str
+    latents: Tensor
+    ids: Tensor
+
+
+def draw_batch(data: PathData, config: SparseTrainingConfig, step: int) -> Batch:
+    """The batch of a step, by its number: a resumed training sees the same data."""
+    generator = np.random.default_rng([config.seed, step])
+    names, shares = zip(*config.shares, strict=True)
+    name = str(generator.choice(names, p=np.asarray(shares) / sum(shares)))
+    task = tasks()[name]
+    chosen = generator.choice(len(data.paths), size=config.batch)
+    tokenizer = DemoTokenizer(build_vocabulary())
+    ids = []
+    for index in chosen:
+        caption = retell(generator).caption(data.paths[index], task.moves)
+        told = generator.uniform() >= config.empty_caption_share
+        ids.append(tokenizer.padded(tokenizer.ids(caption if told else "")))
+    latents = data.latents[chosen, :, : task.layout.latent_frames].float()
+    return Batch(name, latents, torch.tensor(ids))
+
+
+def flow_loss(
+    models: nn.ModuleDict, batch: Batch, config: SparseTrainingConfig, generator: torch.Generator
+) -> Tensor:
+    """Squared error of the velocity of the task's group."""
+    task = tasks()[batch.task]
+    call = make_call(task.layout, task.layout.groups[task.group])
+    uniform = torch.rand(len(batch.latents), generator=generator)
+    sigma = config.noise_shift * uniform / (1 + (config.noise_shift - 1) * uniform)
+    target = batch.latents[:, :, list(call.noisy)]
+    noise = torch.randn(target.shape, generator=generator)
+    mixed = torch.lerp(target, noise, sigma.view(-1, 1, 1, 1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        context = models["text"](batch.ids)
+        found = velocity(models["video"], call, batch.latents, mixed, sigma, context)
+    return (found.float() - (noise - target)).square().mean()
+
+
+# --- captions
+# --------------------------------------------------------------------------------------------------
+
+TEACH_BATCH = 128
+TEACH_RATE = 1e-3
+TEACH_WARM_UP = 50
+
+
+def path_captions(
+    generator: np.random.Generator, moves: int, count: int = TEACH_BATCH
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids `b n` of random captions, where each of their moves is named (`b moves`, a place
+    among the tokens) and the camera's distance from its start in the latent frames of each move
+    (`b moves 4`, poses to the right on the ring)."""
+    tokenizer = DemoTokenizer(build_vocabulary())
+    ids, places, distances = [], [], []
+    for _ in range(count):
+        name = position = None
+        if generator.uniform() < 0.7:
+            name = str(generator.choice(CHARACTER_NAMES))
+            position = str(generator.choice(list(POSITIONS)))
+        stations = stations_of(int(generator.integers(NUM_POSES)), draw_turns(generator)[:moves])
+        word = str(generator.choice(PLACE_WORDS))
+        tokens = tokenizer.padded(tokenizer.ids(path_caption(word, name, position, stations)))
+        poses = np.asarray(path_poses(stations[0], stations)[HOLD_LATENT_FRAMES:])
+        ids.append(tokens)
+        places.append([i for i, token in enumerate(tokens) if token in NUMBERS][1:])
+        distances.append(((poses - stations[0]) % NUM_POSES).reshape(moves, MOVE_LATENT_FRAMES))
+    return torch.tensor(ids), torch.tensor(places), torch.from_numpy(np.stack(distances))
+
+
+def teach_paths(text: DemoTextModel, steps: int, seed: int) -> list[float]:
+    """Teach the text encoder to hold, at each turning point that a caption names, how far the
+    camera is from its start in the four latent frames before it; in place. Captions of one move
+    keep the features that the video model already reads. Returns the share of right distances of
+    every step. The head that reads them is thrown away (as in text_warm_up)."""
+    before = copy.deepcopy(text).requires_grad_(False)
+    width = text.token.weight.shape[1]
+    heads = nn.ModuleList(nn.Linear(width, MOVE_LATENT_FRAMES * NUM_POSES) for _ in range(MOVES))
+    for head in heads:
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    parameters = [*text.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
+    right = []
+    for step in range(steps):
+        rise, fall = (step + 1) / TEACH_WARM_UP, (steps - step) / (0.3 * steps)
+        for group in optimiser.param_groups:
+            group["lr"] = TEACH_RATE * min(1.0, rise, fall)
+        generator = np.random.default_rng([seed, step, 2])
+        ids, places, distances = path_captions(generator, MOVES)
+        features = text(ids)
+        named = torch.stack(
+            [
+                head(features[torch.arange(len(ids)), places[:, move]])
+                for move, head in enumerate(heads)
+            ],
+            dim=1,
+        ).unflatten(-1, (MOVE_LATENT_FRAMES, NUM_POSES))
+        loss = F.cross_entropy(named.flatten(0, 2), distances.flatten())
+        short, _, _ = path_captions(generator, 1, TEACH_BATCH // 4)
+        loss = loss + (text(short) - before(short)).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        right.append((named.argmax(-1) == distances).float().mean().item())
+        if (step + 1) % 50 == 0:
+            print(f"captions, step {step + 1}/{steps}: {np.mean(right[-50:]):.3f}", flush=True)
+    return right
+
+
+# --- training
+# --------------------------------------------------------------------------------------------------
+
+
+def begin_models(config: SparseTrainingConfig) -> nn.ModuleDict:
+    """The demo video model without its concat channels, and its text encoder, to go on from."""
+    models = build_models(config.seed, config.sizes)
+    state = load_file(VIDEO_FILE)
+    name = "patch_embedding.weight"
+    state[name] = state[name][:, : config.sizes.in_dim]
+    models["video"].load_state_dict(state)
+    models["text"].load_state_dict(load_file(TEXT_FILE))
+    return models
+
+
+def train_sparse(
+    data: PathData,
+    folder: Path,
+    config: SparseTrainingConfig,
+    checkpoint_seconds: float = 300.0,
+) -> MovingAverage:
+    """Train or resume in `folder`, exporting the averaged weights there with every checkpoint."""
+    import comfy.model_management
+
+    comfy.model_management.in_training = True  # as in train_video
+    torch.set_num_threads(config.threads)
+    models = begin_models(config)
+    path = folder / "checkpoint.safetensors"
+    if not path.exists():
+        teach_paths(models["text"], config.text_steps, config.seed)
+    average = MovingAverage(models, config.average_decay)
+    optimiser = torch.optim.AdamW(
+        models.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    start = load_checkpoint(path, models, average, optimiser) if path.exists() else 0
+    saved, losses = time.monotonic(), no_losses()
+    for step in range(start, config.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(
+                step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
+            )
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        batch = draw_batch(data, config, step)
+        loss = flow_loss(models, batch, config, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+        optimiser.step()
+        average.add(models, step)
+        losses[batch.task].append(loss.item())
+        if (step + 1) % 100 == 0:
+            means = ", ".join(f"{name} {np.mean(found):.4f}" for name, found in losses.items())
+            print(f"{time.strftime('%H:%M:%S')} step {step + 1}/{config.steps} {means}", flush=True)
+            losses = no_losses()
+        if time.monotonic() - saved > checkpoint_seconds or step + 1 == config.steps:
+            save_checkpoint(path, models, average, optimiser, step + 1, config)
+            export(average, config, folder / "video.safetensors", folder / "text.safetensors")
+            saved = time.monotonic()
+    return average
+
+
+def no_losses() -> dict[str, list[float]]:
+    """A list for each task."""
+    return {name: [] for name in tasks()}
+
+
+def export(average: MovingAverage, config: SparseTrainingConfig, video: Path, text: Path) -> None:
+    """Write the averaged weights as the two shipped files."""
+    export_video(average, config, video, text, "Throughline demo sparse planner")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train on latents of the shipped VAE; `--ship` replaces the shipped files."""
+    from .vae_export import load_vae
+
+    parser = argparse.ArgumentParser(prog="dev.py train sparse", description=__doc__)
+    parser.add_argument("--ship", action="store_true", help="write into weights/")
+    parser.add_argument("--paths", type=int, default=SparseTrainingConfig.num_paths)
+    parser.add_argument("--steps", type=int, default=SparseTrainingConfig.steps)
+    parser.add_argument("--batch", type=int, default=SparseTrainingConfig.batch)
+    parser.add_argument("--seed", type=int, default=SparseTrainingConfig.seed)
+    options = parser.parse_args(arguments)
+    config = SparseTrainingConfig(
+        seed=options.seed, num_paths=options.paths, steps=options.steps, batch=options.batch
+    )
+    torch.set_num_threads(config.threads)
+    folder = BUILD / "sparse"
+    data = PathData(list(ensure_paths(load_vae(VAE_FILE), folder, config.num_paths)))
+    average = train_sparse(data, folder, config)
+    if options.ship:
+        export(average, config, SPARSE_VIDEO_FILE, SPARSE_TEXT_FILE)
+    print(f"wrote {'weights' if options.ship else folder.relative_to(BUILD.parent.parent)}")
+    return 0
