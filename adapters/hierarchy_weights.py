@@ -1,0 +1,122 @@
+"""Heads and planners of hierarchies as ComfyUI's models: found in its folders, moved by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from torch import Tensor, nn
+
+from ..memory.hierarchy import Hierarchy, HierarchyGrid, HierarchyHead, PooledHead
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+HEADS = "hierarchy_heads"
+PLANNERS = "hierarchy_planners"
+CATEGORIES = (HEADS, PLANNERS)
+"""Folders of ComfyUI's models folder, and of the pack's weights."""
+
+FRAMES_AT_ONCE = 64
+"""Latent frames that go through a head at a time, so that memory stays flat (our choice)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedHead:
+    """The value on the socket TL_HIERARCHY_HEAD. `patcher` holds learned weights for ComfyUI, None
+    for a head that has none."""
+
+    head: HierarchyHead
+    patcher: ModelPatcher | None = None
+
+    @property
+    def name(self) -> str:
+        return self.head.name
+
+    @property
+    def levels(self) -> int:
+        return self.head.levels
+
+    def encode(self, latents: Tensor, first: Tensor) -> Hierarchy:
+        """The codes of normalised latents `1 c t h w`, all final, on the CPU."""
+        device = self._device()
+        parts = []
+        with torch.inference_mode():
+            for frames, marks in zip(
+                latents.split(FRAMES_AT_ONCE, dim=2), first.split(FRAMES_AT_ONCE), strict=True
+            ):
+                codes = self.head.encode(frames.to(device), marks.to(device))
+                parts.append(tuple(level[0].float().cpu() for level in codes))
+        codes = tuple(torch.cat(level) for level in zip(*parts, strict=True))
+        grid = HierarchyGrid(*latents.shape[-2:], self.levels)
+        state = torch.full((self.levels, latents.shape[2]), 2, dtype=torch.uint8)
+        return Hierarchy(codes, state, first, grid, self.name)
+
+    def decode(self, level: int, codes: Tensor, grid: HierarchyGrid, first: Tensor) -> Tensor:
+        """Normalised latents `1 c t h w` of the codes `1 t n c` of one level, on the CPU."""
+        device = self._device()
+        with torch.inference_mode():
+            made = [
+                self.head.decode(level, part.to(device), grid, marks.to(device)).float().cpu()
+                for part, marks in zip(
+                    codes.split(FRAMES_AT_ONCE, dim=1), first.split(FRAMES_AT_ONCE), strict=True
+                )
+            ]
+        return torch.cat(made, dim=2)
+
+    def _device(self) -> torch.device:
+        if self.patcher is None:
+            return torch.device("cpu")
+        comfy.model_management.load_models_gpu([self.patcher])
+        return self.patcher.load_device
+
+
+def pooled_head(channels: int, levels: int) -> LoadedHead:
+    """The head that needs no weights."""
+    return LoadedHead(PooledHead(channels, levels))
+
+
+def as_patcher(module: nn.Module) -> ModelPatcher:
+    """A trained module behind a patcher of core's own kind."""
+    module.requires_grad_(False)
+    return comfy.model_patcher.CoreModelPatcher(
+        module.train(False),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def weight_names(category: str) -> list[str]:
+    """The files that a loader lists; none before the pack's folders are registered."""
+    import folder_paths
+
+    if category not in folder_paths.folder_names_and_paths:
+        return []
+    return folder_paths.get_filename_list(category)
+
+
+def weight_path(category: str, name: str) -> Path:
+    """The path of a listed file. Raises ValueError for names that ComfyUI's folders do not hold."""
+    import folder_paths
+
+    if name not in weight_names(category):
+        raise ValueError(
+            f"name must be a file in models/{category}, got {name!r}: put it there and reload the "
+            "page"
+        )
+    return Path(folder_paths.get_full_path_or_raise(category, name))
+
+
+def register_hierarchy_folders(weights: Path) -> None:
+    """Let ComfyUI find heads and planners in its models folder and in the pack's own."""
+    import folder_paths
+
+    for category in CATEGORIES:
+        for folder in (Path(folder_paths.models_dir) / category, weights / category):
+            folder_paths.add_model_folder_path(category, str(folder))
+        folders, extensions = folder_paths.folder_names_and_paths[category]
+        folder_paths.folder_names_and_paths[category] = (folders, {*extensions, ".safetensors"})
