@@ -1,0 +1,158 @@
+"""Train the head of the hierarchy over the demo VAE's latents: every level a whole code of a frame.
+
+Half of the latent frames come from ring places (hierarchy_data), half from the stories of `train
+memory`, where people stand before the walls and each shot begins with a single picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..adapters.demo_models import VAE_FILE, WEIGHTS
+from ..memory.hierarchy_format import HeadCard, write_head_file
+from ..memory.hierarchy_heads import HeadConfig, LearnedHead, build_head, head_loss
+from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
+from .hierarchy_data import ensure_tables, story_files
+from .vae_training import BUILD
+
+FOLDER = BUILD / "hierarchy"
+HEAD_FILE = WEIGHTS / "hierarchy_heads" / "throughline_demo_hierarchy.safetensors"
+
+
+@dataclass(frozen=True)
+class HeadTrainingConfig:
+    """Everything that the result depends on."""
+
+    seed: int = 0
+    places: int = 500
+    stories: int = 1000
+    steps: int = 2400
+    batch: int = 64  # latent frames
+    story_share: float = 0.5
+    peak_learning_rate: float = 1.5e-3
+    warm_up: int = 100
+    decay_from: float = 0.4
+    weight_decay: float = 0.01
+    average_decay: float = 0.998
+    threads: int = 1
+    head: HeadConfig = field(default_factory=HeadConfig)
+
+
+@dataclass(frozen=True)
+class LatentFrames:
+    """Latent frames of rings `n c h w` and of stories `m c h w`, float16, and which of the stories'
+    are single pictures, bool `m`."""
+
+    rings: Tensor
+    stories: Tensor
+    single: Tensor
+
+    @classmethod
+    def read(cls, tables: Sequence[Path], stories: Sequence[Path]) -> LatentFrames:
+        """Read shards of tables and encoded stories."""
+        rings = torch.cat([load_file(path)["latents"].flatten(0, 2) for path in tables])
+        shots = [load_file(path)["latents"] for path in stories]
+        frames = torch.cat([shot.transpose(1, 2).flatten(0, 1) for shot in shots])
+        single = torch.cat([single_pictures(*shot.shape[:3:2]) for shot in shots])
+        return cls(rings, frames, single)
+
+    def draw(self, config: HeadTrainingConfig, step: int) -> tuple[Tensor, Tensor]:
+        """Frames `f c h w` and marks `f` of a step, by its number."""
+        generator = np.random.default_rng([config.seed, step])
+        of_stories = int(config.batch * config.story_share)
+        rings = generator.integers(len(self.rings), size=config.batch - of_stories)
+        stories = generator.integers(len(self.stories), size=of_stories)
+        frames = torch.cat([self.rings[rings], self.stories[stories]]).float()
+        marks = torch.cat([torch.zeros(len(rings), dtype=torch.bool), self.single[stories]])
+        return frames, marks
+
+
+def single_pictures(shots: int, frames: int) -> Tensor:
+    """Marks of the first latent frame of every shot, bool `(shots frames)`."""
+    return (torch.arange(frames) == 0).repeat(shots)
+
+
+def train_head(
+    data: LatentFrames, folder: Path, config: HeadTrainingConfig, checkpoint_seconds: float = 120.0
+) -> tuple[LearnedHead, MovingAverage]:
+    """Train or resume in `folder`; the levels take turns."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    head = build_head(config.head)
+    average = MovingAverage(head, config.average_decay)
+    optimiser = torch.optim.AdamW(
+        head.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    path = folder / "head_checkpoint.safetensors"
+    start = load_checkpoint(path, head, average, optimiser) if path.exists() else 0
+    saved, losses = time.monotonic(), []
+    for step in range(start, config.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(
+                step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
+            )
+        frames, marks = data.draw(config, step)
+        level = 1 + step % (config.head.levels - 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = head_loss(head, frames, marks, level)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimiser.step()
+        average.add(head, step)
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            by_level = [np.mean(losses[i :: config.head.levels - 1]) for i in range(2)]
+            clock = time.strftime("%H:%M:%S")
+            print(f"{clock} step {step + 1}/{config.steps} loss {by_level}", flush=True)
+            losses = []
+        if time.monotonic() - saved > checkpoint_seconds or step + 1 == config.steps:
+            save_checkpoint(path, head, average, optimiser, step + 1, config)
+            saved = time.monotonic()
+    return head, average
+
+
+def export_head(head: LearnedHead, average: MovingAverage, path: Path) -> None:
+    """Write the averaged weights as bfloat16."""
+    state = {name: value.to(torch.bfloat16) for name, value in average.values.items()}
+    card = HeadCard(head.config, "Wan21", "Throughline demo hierarchy head", "GPL-3.0-or-later")
+    write_head_file(path, state, card)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Encode what is missing, train the head; `--ship` replaces the shipped file."""
+    from .vae_export import load_vae
+
+    defaults = HeadTrainingConfig()
+    parser = argparse.ArgumentParser(prog="dev.py train hierarchy", description=__doc__)
+    parser.add_argument("--ship", action="store_true", help="write into weights/")
+    parser.add_argument("--places", type=int, default=defaults.places)
+    parser.add_argument("--stories", type=int, default=defaults.stories)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--kind", choices=("tokens", "convolution"), default=defaults.head.kind)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    options = parser.parse_args(arguments)
+    config = HeadTrainingConfig(
+        seed=options.seed,
+        places=options.places,
+        stories=options.stories,
+        steps=options.steps,
+        head=HeadConfig(kind=options.kind),
+    )
+    torch.set_num_threads(config.threads)
+    tables = ensure_tables(load_vae(VAE_FILE), FOLDER, config.places)
+    data = LatentFrames.read(tables, story_files(config.stories))
+    head, average = train_head(data, FOLDER, config)
+    path = HEAD_FILE if options.ship else FOLDER / HEAD_FILE.name
+    export_head(head, average, path)
+    print(f"wrote {path.name} into {path.parent.name}")
+    return 0
