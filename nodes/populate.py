@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from .populating import FILLERS, describe_population, plan_population, render_population
+from .fill_running import render_population
+from .populating import FILLERS, describe_population, plan_population
 from .rendering import run_digest
 from .sockets import TL_PLAN, TL_RUN
 from .widgets import (

@@ -21,19 +21,16 @@ from ..adapters.sampling import sample_given
 from ..adapters.sparse_sampling import sample_groups
 from ..adapters.sparse_wan import check_sparse_model
 from ..planning.layout import HANDED
-from ..planning.macro import film_frames
 from ..planning.segments import SEED_RANGE, TAKE_STRIDE, Segment, parse_takes
-from ..runs.contact_sheet import contact_sheet
-from ..runs.folder import RunFolder
 from ..runs.keys import KIND, PLANNED
-from ..runs.render import RenderedSegment, render_run
-from ..runs.run import Run
+from ..runs.render import RenderedSegment
 from .film import Film, check_texts, film_request
 from .film_loras import film_warnings, plan_loras
+from .film_progress import TellStep
 from .film_sampler import check_choice, low_noise_parameters, sampler_settings
 from .macro_plan import as_one
 from .plan_value import Plan
-from .rendering import FilmRenderer, describe_film, preview_jpeg, runs_root
+from .rendering import FilmRenderer, describe_film, preview_jpeg
 
 FILL = "fill"
 """Kind of the run folder."""
@@ -191,53 +188,27 @@ def describe_population(population: Population, node_id: str) -> str:
     return describe_film(population.film, node_id)
 
 
-def render_population(population: Population, node_id: str) -> tuple[Run, torch.Tensor, str]:
-    """Fill what the run folder lacks; gives the run, its sheet and a summary."""
-    film = population.film
-    with RunFolder.open(
-        runs_root(), film.request.run_name, film.parameters, film.segments, fps=film.fps
-    ) as folder:
-        to_render = frozenset(state.index for state in folder.state() if state.needs_render)
-        renderer = FillRenderer(population, node_id, to_render)
-        rendered = render_run(
-            folder, film.segments, renderer.render, renderer.first_known, renderer.report
-        )
-        run = folder.run
-    count = len(film.segments)
-    frames = film_frames(population.plan.segments, population.plan.grid)
-    lines = [
-        f"{film.request.run_name}: {count} segments, {len(rendered)} filled now, "
-        f"{count - len(rendered)} reused from disk",
-        f"{frames} frames, {frames / film.fps:.1f} s",
-        *(f"Warning, {warning}" for warning in film.warnings),
-    ]
-    return run, contact_sheet(run), "\n".join(lines)
-
-
 def _no_latent(index: int) -> torch.Tensor:
     raise AssertionError(f"a filled segment reads no other one, and asked for {index + 1}")
 
 
 class FillRenderer(FilmRenderer):
-    """Fills one segment after the other; none depends on another."""
+    """Fills segments, in any order: none depends on another. `tell` is told of each step, and may
+    raise to break off."""
 
-    def __init__(self, population: Population, node_id: str, to_render: frozenset[int]) -> None:
-        super().__init__(population.film, node_id, to_render, _no_latent)
-        self._population = population
+    def __init__(self, population: Population, to_make: frozenset[int], tell: TellStep) -> None:
+        super().__init__(population.film, "", to_make, _no_latent)
+        self._population, self._tell_step = population, tell
 
-    def first_known(self, segment: Segment) -> torch.Tensor | None:
-        """The plan says what is known, see `render`."""
-        return None
-
-    def render(self, segment: Segment, known: torch.Tensor | None) -> RenderedSegment:
-        population, done = self._population, self._progress.current
-        one = population.plan.segments[segment.index]
+    def fill(self, index: int) -> RenderedSegment:
+        """The filled segment of this index."""
+        population, segment = self._population, self._film.segments[index]
+        one = population.plan.segments[index]
         anchors = self._anchors(segment)
         if population.filler == SPARSE:
-            latent = self._sparse(segment, anchors, done)
+            latent = self._sparse(segment, anchors)
         else:
-            latent = self._between(segment, anchors, done)
-        self._progress.update_absolute(done + self._film.sampler.steps)
+            latent = self._between(segment, anchors)
         kept = latent[:, :, : one.kept_latent_frames]
         return RenderedSegment(
             latent=kept, preview=preview_jpeg(self._film.request.vae, kept, segment)
@@ -253,9 +224,10 @@ class FillRenderer(FilmRenderer):
         clip = pasted_clip(population.plan_vae, anchors, length)
         return encode_known(self._film.request.vae, clip, sorted(anchors))
 
-    def _between(
-        self, segment: Segment, anchors: dict[int, torch.Tensor], done: int
-    ) -> torch.Tensor:
+    def _tell(self, segment: Segment, step: int, done: int, picture: Any) -> None:
+        self._tell_step(segment, step, picture)
+
+    def _between(self, segment: Segment, anchors: dict[int, torch.Tensor]) -> torch.Tensor:
         """One call over what is kept of the segment, the known frames in their places."""
         film, length = self._film, segment.latent_frames
         known = {place: latent for place, latent in anchors.items() if place < length}
@@ -274,13 +246,11 @@ class FillRenderer(FilmRenderer):
             film.latent_shape(segment),
             [(slice(place, place + 1), latent) for place, latent in known.items()],
             segment.seed,
-            self._step_callback(segment, done),
+            self._step_callback(segment, 0),
             self._loras.dress(film.loras.of(segment)),
         )
 
-    def _sparse(
-        self, segment: Segment, anchors: dict[int, torch.Tensor], done: int
-    ) -> torch.Tensor:
+    def _sparse(self, segment: Segment, anchors: dict[int, torch.Tensor]) -> torch.Tensor:
         """The layout's fills in turn, as far as they are kept."""
         film = self._film
         one = self._population.plan.segments[segment.index]
@@ -296,7 +266,7 @@ class FillRenderer(FilmRenderer):
             film.sampler,
             film.latent_shape(whole),
             segment.seed,
-            callback=as_one(self._step_callback(segment, done), film.sampler.steps),
+            callback=as_one(self._step_callback(segment, 0), film.sampler.steps),
             until=one.kept_latent_frames,
         )
         return torch.cat([latents[i] for i in range(one.kept_latent_frames)], dim=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.utils
 import folder_paths
@@ -94,7 +94,7 @@ def describe_film(film: Film, node_id: str) -> str:
     lines = []
     for segment, state in zip(film.segments, states, strict=True):
         status = SHOWN_STATUS.get(state.status, state.status)
-        _announce(film, node_id, segment, status, state.reason)
+        announce(film, node_id, segment, status, state.reason)
         outcome = f"to render, {state.reason}" if state.needs_render else "finished"
         lines.append(f"segment {segment.number} ({segment.shot_id}): {outcome}")
     return "\n".join((*lines, *film.notes))
@@ -147,7 +147,7 @@ def _summary(film: Film, rendered: int) -> str:
     return "\n".join((counts, *film.notes, *warnings))
 
 
-def _announce(
+def announce(
     film: Film, node_id: str, segment: Segment, status: str, reason: str = "", step: int = 0
 ) -> None:
     """Tell the page what becomes of a segment."""
@@ -273,7 +273,7 @@ class FilmRenderer:
     def report(self, event: SegmentEvent) -> None:
         if event.status == "reused" and self._is_to_render(event.segment):
             self._progress.update(self._film.sampler.steps)  # it came out the same after all
-        _announce(self._film, self._node_id, event.segment, event.status, event.reason)
+        announce(self._film, self._node_id, event.segment, event.status, event.reason)
 
     def _positive(self, segment: Segment) -> Conditioning:
         if self._film.request.positive is not None:
@@ -332,11 +332,14 @@ class FilmRenderer:
                 picture = self._previewer.decode_latent_to_preview_image(
                     "JPEG", denoised[:, :, shown : shown + 1]
                 )
-            step_number = min(step + 1, self._film.sampler.steps)
-            self._progress.update_absolute(done + step_number, self._progress.total, picture)
-            _announce(self._film, self._node_id, segment, "running", "", step_number)
+            self._tell(segment, min(step + 1, self._film.sampler.steps), done, picture)
 
         return callback
+
+    def _tell(self, segment: Segment, step: int, done: int, picture: Any) -> None:
+        """A segment has made `step` steps; the film had made `done` when it began."""
+        self._progress.update_absolute(done + step, self._progress.total, picture)
+        announce(self._film, self._node_id, segment, "running", "", step)
 
 
 def _latent_size(film: Film) -> tuple[int, int]:

@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ..memory.statistics import hop, latent_statistics
+from ..planning.schedule import Job, Slot
 from ..planning.segments import Segment
+from .keys import KIND
+from .timings import TimingsFile
 
 if TYPE_CHECKING:
     from .folder import RunFolder
+
+THIS_PROCESS = "this process"
+"""Name of the one device of a loop that samples itself."""
+
+PLAN_KIND = "plan"
+"""Kind of the runs that hold plans, see keys.KIND."""
 
 Status = Literal["waiting", "running", "done", "reused", "failed"]
 
@@ -59,20 +68,33 @@ def render_run(
     the loop, even the process being killed, loses at most the segment in flight.
     """
     rendered: list[Segment] = []
+    timings = _plan_timings(folder)
+    began = time.monotonic()
     for segment in segments:
         state = folder.state()[segment.index]
         if state.status == "reused":
             report(SegmentEvent(segment=segment, status="reused"))
             continue
         report(SegmentEvent(segment=segment, status="running", reason=state.reason))
+        start = time.monotonic() - began
         try:
             _render_one(folder, segment, render, first_known)
         except BaseException as error:
-            report(SegmentEvent(segment=segment, status="failed", reason=_reason(error)))
+            report(SegmentEvent(segment=segment, status="failed", reason=reason_of(error)))
             raise
+        if timings is not None:
+            job = Job(segment.index, "plan")
+            timings.add(Slot(start, time.monotonic() - began, 0, job), (THIS_PROCESS,))
         rendered.append(segment)
         report(SegmentEvent(segment=segment, status="done"))
     return tuple(rendered)
+
+
+def _plan_timings(folder: RunFolder) -> TimingsFile | None:
+    """Where the jobs of a plan are noted, which the schedule of its film is calibrated by; other
+    runs that are made in this loop have no jobs."""
+    planned = folder.run.manifest.parameters.get(KIND) == PLAN_KIND
+    return TimingsFile(folder.path, (THIS_PROCESS,)) if planned else None
 
 
 def _render_one(
@@ -88,15 +110,20 @@ def _render_one(
     elif segment.known_latent_frames:
         known = first_known(segment)
     result = render(segment, known)
+    keep_segment(folder, segment, result, time.monotonic() - started)
+
+
+def keep_segment(
+    folder: RunFolder, segment: Segment, result: RenderedSegment, seconds: float
+) -> None:
+    """Put a sampled segment on disk with what is measured of it. Raises like write_segment."""
     statistics = latent_statistics(result.latent, segment.known_latent_frames)
     if segment.start == "tail":
         before = folder.run.segments[segment.index - 1].statistics
         statistics |= hop(statistics, before)
-    folder.write_segment(
-        segment.index, result.latent, statistics, time.monotonic() - started, result.preview
-    )
+    folder.write_segment(segment.index, result.latent, statistics, seconds, result.preview)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Why a segment did not come out; ComfyUI's interruption has no text and is no Exception."""
     return str(error) or type(error).__name__ if isinstance(error, Exception) else "interrupted"

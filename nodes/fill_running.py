@@ -1,0 +1,58 @@
+"""Fills a plan into its run folder, wherever the user's executor says."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import torch
+
+from ..planning.macro import film_frames
+from ..planning.schedule import ORDERS
+from ..runs.contact_sheet import contact_sheet
+from ..runs.executor import Crew, Executor, Here
+from ..runs.fill import fill_run
+from ..runs.folder import RunFolder
+from ..runs.render import RenderedSegment
+from ..runs.run import Run
+from .film_progress import FilmProgress
+from .populating import FillRenderer, Population
+from .rendering import runs_root
+
+
+def render_population(
+    population: Population, node_id: str, executor: Executor | None = None
+) -> tuple[Run, torch.Tensor, str]:
+    """Fill what the run folder lacks, where `executor` says; gives the run, its sheet and a
+    summary."""
+    film = population.film
+    chosen = executor or Executor(order="depth first")
+    with RunFolder.open(
+        runs_root(), film.request.run_name, film.parameters, film.segments, fps=film.fps
+    ) as folder:
+        to_make = frozenset(state.index for state in folder.state() if state.needs_render)
+        progress = FilmProgress(film, node_id, to_make)
+        made = fill_run(
+            folder,
+            film.segments,
+            ORDERS[chosen.order],
+            lambda: make_crew(chosen, population, to_make, progress),
+            progress.report,
+            comfy.model_management.throw_exception_if_processing_interrupted,
+        )
+        run = folder.run
+    count = len(film.segments)
+    frames = film_frames(population.plan.segments, population.plan.grid)
+    lines = [
+        f"{film.request.run_name}: {count} segments, {len(made)} filled now, "
+        f"{count - len(made)} reused from disk",
+        f"{frames} frames, {frames / film.fps:.1f} s",
+        *(f"Warning, {warning}" for warning in film.warnings),
+    ]
+    return run, contact_sheet(run), "\n".join(lines)
+
+
+def make_crew(
+    executor: Executor, population: Population, to_make: frozenset[int], progress: FilmProgress
+) -> Crew[RenderedSegment]:
+    """The devices that fill."""
+    renderer = FillRenderer(population, to_make, progress.step)
+    return Here(lambda job: renderer.fill(job.segment))
