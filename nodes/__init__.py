@@ -5,6 +5,7 @@ from typing_extensions import override
 
 from ..adapters.demo_models import WEIGHTS, register_weight_folders
 from ..adapters.encoders import register_encoder_folders
+from ..adapters.hierarchy_weights import register_hierarchy_folders
 from . import (
     assembly,
     budget,
@@ -14,6 +15,7 @@ from . import (
     keyframes,
     lora,
     memory,
+    micro,
     plan,
     populate,
     recall,
@@ -37,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     *recall.NODES,
     *golden.NODES,
     *plan.NODES,
+    *micro.NODES,
     *populate.NODES,
     *demo.NODES,
 ]
@@ -47,6 +50,7 @@ class ThroughlineExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_weight_folders()
         register_encoder_folders(WEIGHTS)
+        register_hierarchy_folders(WEIGHTS)
         register_routes()
         register_storyboard_routes()
 

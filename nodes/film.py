@@ -139,10 +139,12 @@ class Film:
         )
 
 
-def plan_film(request: FilmRequest, any_sampler: bool = False) -> Film:
+def plan_film(request: FilmRequest, any_sampler: bool = False, any_end: bool = False) -> Film:
     """Check every input and plan the segments. Raises ValueError naming input, rule and value.
 
     `any_sampler`: who asks samples in a way of its own, so that a family's own sampler is no rule.
+    `any_end`: who asks puts the pictures that segments end on in place, so that models which do not
+    end on one are none either.
     """
     if request.plan is not None:
         raise ValueError(
@@ -153,6 +155,8 @@ def plan_film(request: FilmRequest, any_sampler: bool = False) -> Film:
     capabilities = family.capabilities(request.model)
     if any_sampler:
         capabilities = replace(capabilities, own_sampler=None, guidance=True)
+    if any_end:
+        capabilities = replace(capabilities, end_frame=True)
     geometry = read_geometry(request.model)
     check_vae(geometry, request.vae)
     latent_size = geometry.latent_shape(1, request.height, request.width)[-2:]
@@ -231,16 +235,27 @@ def plan_segment(inputs: Mapping[str, Any]) -> Film:
             "retakes": "",
         }
     )
-    capabilities = family.capabilities(model)
-    _, known = _check_start(request, capabilities, read_geometry(model), family)
-    new = _latent_frames(grid, request.segment_frames, "segment_frames") - known
-    if new < 1:
-        raise ValueError(
-            f"segment_frames must be more than the {grid.frames(known)} frames it starts from, "
-            f"got {request.segment_frames}"
-        )
+    new = new_latent_frames(request, family.capabilities(model).segment_latent_frames)
     shot = Shot(id="1", caption="one segment", seconds=float(new))
     return plan_film(replace(request, storyboard=Storyboard(shots=(shot,))))
+
+
+def new_latent_frames(request: FilmRequest, trained: int) -> int:
+    """Latent frames that a film of exactly one segment makes behind those it starts from; `trained`
+    are those of a segment whose length is not given. Raises ValueError where none are left."""
+    family = family_of(request.model)
+    geometry = read_geometry(request.model)
+    capabilities = family.capabilities(request.model)
+    _, known = _check_start(request, capabilities, geometry, family)
+    whole = trained
+    if request.segment_frames:
+        whole = _latent_frames(geometry.grid, request.segment_frames, "segment_frames")
+    if whole <= known:
+        raise ValueError(
+            f"segment_frames must be more than the {geometry.grid.frames(known)} frames it starts "
+            f"from, got {request.segment_frames}"
+        )
+    return whole - known
 
 
 def _storyboard(request: FilmRequest) -> Storyboard:

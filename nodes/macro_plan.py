@@ -12,9 +12,11 @@ from PIL import Image
 from ..adapters.families import family_of
 from ..adapters.geometry import read_geometry
 from ..adapters.hand_off import hand_over
+from ..adapters.keyframe_latents import end_latent
 from ..adapters.sampling import StepCallback
 from ..adapters.sparse_sampling import sample_groups
 from ..adapters.sparse_wan import check_sparse_model
+from ..planning.anchor_pictures import place_id, with_pictures
 from ..planning.layout import (
     HANDED,
     Layout,
@@ -22,16 +24,24 @@ from ..planning.layout import (
     preset_layouts,
     split_start,
 )
-from ..planning.macro import MacroSegment, film_frames, hand_off, macro_segments
+from ..planning.macro import (
+    MacroSegment,
+    film_frames,
+    hand_off,
+    latent_hand_off,
+    macro_segments,
+)
 from ..planning.schedule import SeedFrom
 from ..planning.segments import Segment
 from ..runs.contact_sheet import contact_sheet
 from ..runs.folder import RunFolder
 from ..runs.keys import KIND, PLANNED
 from ..runs.render import RenderedSegment, render_run
+from .anchor_pictures import AnchorPictures, given_anchors
 from .film import Film, film_request, plan_film
-from .film_keyframes import START
+from .film_keyframes import START, START_AND_END
 from .film_memory import ReadLatent
+from .film_sampler import check_choice
 from .plan_value import Plan, by_id
 from .rendering import FilmRenderer, describe_film, frame_picture, jpeg_bytes, runs_root
 
@@ -41,11 +51,15 @@ if TYPE_CHECKING:
 PLAN = "plan"
 """Kind of the run folder."""
 
-Planner = Literal["draft", "sparse"]
+Planner = Literal["draft", "sparse", "pictures"]
 PLANNERS: dict[str, Planner] = {
     "draft, then keep the anchors": "draft",
     "sparse (MMPL weights)": "sparse",
+    "pictures alone": "pictures",
 }
+ENDS = (START, START_AND_END)
+"""What a plan does with keyframes: the last ones are anchors of the segments that end on them."""
+
 LAYOUTS = tuple(preset_layouts())
 SEEDS_FROM: dict[str, SeedFrom] = {"the end": "terminal", "the middle": "middle"}
 
@@ -61,6 +75,7 @@ class MacroFilm:
     segments: tuple[MacroSegment, ...]
     planner: Planner
     seed_from: SeedFrom
+    pictures: AnchorPictures = AnchorPictures()
 
     @property
     def stored(self) -> tuple[Segment, ...]:
@@ -75,21 +90,28 @@ class MacroFilm:
             KIND: PLAN,
             "planner": self.planner,
             "seed_from": self.seed_from,
-            PLANNED: {
-                str(place): [one.layout.name, one.layout.latent_frames]
-                for place, one in enumerate(self.segments)
-            },
+            PLANNED: {str(place): self._planned(place) for place in range(len(self.segments))},
         }
 
+    def _planned(self, place: int) -> list[Any]:
+        layout, digests = self.segments[place].layout, self.pictures.digests(place)
+        return [layout.name, layout.latent_frames, *([digests] if digests else [])]
 
-def plan_macro(inputs: Mapping[str, Any]) -> MacroFilm:
-    """Check every input and decide the plan. Raises ValueError naming input, rule and value."""
-    for name, accepted in (("planner", PLANNERS), ("layout", LAYOUTS), ("seed_from", SEEDS_FROM)):
-        if inputs[name] not in accepted:
-            raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {inputs[name]!r}")
+
+def plan_macro(inputs: Mapping[str, Any], pictures: AnchorPictures | None = None) -> MacroFilm:
+    """Check every input and decide the plan. Raises ValueError naming input, rule and value.
+
+    `pictures` stand instead of the inputs `anchor_images` and `anchor_places`.
+    """
+    uses = inputs.get("keyframe_use") or START
+    check_choice("planner", inputs["planner"], tuple(PLANNERS))
+    check_choice("layout", inputs["layout"], LAYOUTS)
+    check_choice("seed_from", inputs["seed_from"], tuple(SEEDS_FROM))
+    check_choice("keyframe_use", uses, ENDS)
     planner, seed_from = PLANNERS[inputs["planner"]], SEEDS_FROM[inputs["seed_from"]]
+    given = given_anchors(inputs) if pictures is None else pictures
     request = film_request(
-        {**inputs, "tail_latent_frames": HANDED, "keyframe_use": START, "plan": None}
+        {**inputs, "tail_latent_frames": HANDED, "keyframe_use": uses, "plan": None}
     )
     if planner == "sparse":
         check_sparse_model(request.model)
@@ -99,19 +121,22 @@ def plan_macro(inputs: Mapping[str, Any]) -> MacroFilm:
             )
     trained = family_of(request.model).capabilities(request.model).segment_latent_frames
     kept = _with_kept_length(request, seed_from, trained)
-    film = plan_film(kept, any_sampler=planner == "sparse")
+    film = plan_film(kept, any_sampler=planner == "sparse", any_end=True)
+    given = given.with_keyframes(film)
     segments = macro_segments(
         film.segments, lambda length: _layout(inputs["layout"], length), seed_from, trained
     )
     segments = tuple(_for_start(one) for one in segments)
+    segments = with_pictures(segments, given.places, alone=planner == "pictures")
     for one, after in zip(segments, film.segments[1:], strict=False):
-        if after.start == "tail":
+        if after.start == "tail" and not one.places:
             hand_off(one.layout, film.geometry.grid, seed_from)
     return MacroFilm(
         film=film,
         segments=segments,
         planner=planner,
         seed_from=seed_from,
+        pictures=given,
     )
 
 
@@ -200,6 +225,10 @@ class PlanRenderer(FilmRenderer):
         planned = self._macro.segments[segment.index]
         if segment.start == "tail":
             known = self._handed(segment.index)
+        if planned.places:
+            latents = self._from_pictures(planned, known)
+            latent = torch.cat([latents[i] for i in planned.plan_ids], dim=2)
+            return RenderedSegment(latent=latent, preview=self._thumbnail(planned, latents))
         sampled = replace(planned.segment, latent_frames=planned.layout.latent_frames)
         if self._macro.planner == "sparse":
             latents = self._sparse(planned, sampled, known)
@@ -209,12 +238,44 @@ class PlanRenderer(FilmRenderer):
         latent = torch.cat([latents[i] for i in planned.plan_ids], dim=2)
         return RenderedSegment(latent=latent, preview=self._thumbnail(planned, latents))
 
+    def first_known(self, segment: Segment) -> torch.Tensor | None:
+        """As in a film; the end of a latent is encoded anew, its beginning is taken as it is."""
+        film = self._macro.film
+        if segment.start != "latent":
+            return super().first_known(segment)
+        assert film.request.start_latent is not None
+        samples = film.request.start_latent["samples"].float()
+        if samples.shape[2] <= HANDED:
+            return samples
+        step = latent_hand_off(samples.shape[2], film.geometry.grid)
+        frames = dict(enumerate(samples.split(1, dim=2)))
+        return hand_over(film.request.vae, frames, step)
+
     def _handed(self, index: int) -> torch.Tensor:
-        """The start of a segment from the anchors of the one before."""
+        """The start of a segment from the anchors of the one before. Where that ends on a picture,
+        it is that picture, standing still as long as the two share frames."""
         film, before = self._macro.film, self._macro.segments[index - 1]
+        if before.places:
+            frames = film.geometry.grid.frames(HANDED)
+            still = self._film_pixels(self._macro.pictures.of(index - 1)["end"])
+            return film.request.vae.encode(still.expand(frames, -1, -1, -1)).float().cpu()
         anchors = by_id(before, self._read(index - 1))
         step = hand_off(before.layout, film.geometry.grid, self._macro.seed_from)
         return hand_over(film.request.vae, anchors, step)
+
+    def _from_pictures(
+        self, planned: MacroSegment, known: torch.Tensor | None
+    ) -> dict[int, torch.Tensor]:
+        """What a segment starts from, and its pictures where they stand."""
+        assert known is not None
+        latents = {i: known[:, :, i : i + 1] for i in planned.layout.initial}
+        for place, picture in self._macro.pictures.of(planned.segment.index).items():
+            pixels = self._film_pixels(picture)
+            latents[place_id(place, planned.layout.latent_frames)] = end_latent(
+                self._macro.film.request.vae, pixels
+            )
+        self._progress.update(self._macro.film.sampler.steps)
+        return latents
 
     def _sparse(
         self, planned: MacroSegment, sampled: Segment, known: torch.Tensor | None
@@ -238,8 +299,9 @@ class PlanRenderer(FilmRenderer):
         return latents
 
     def _thumbnail(self, planned: MacroSegment, latents: Mapping[int, torch.Tensor]) -> bytes:
-        """Anchors near the start, in the middle and at the end, side by side."""
-        anchors = planned.layout.anchors
+        """Anchors near the start, in the middle and at the end, side by side; of a segment that is
+        planned from pictures what it starts from, too."""
+        anchors = planned.plan_ids if planned.places else planned.layout.anchors
         shown = [anchors[round(i * (len(anchors) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
         return jpeg_bytes(side_by_side(self._macro.film.request.vae, [latents[i] for i in shown]))
 

@@ -7,7 +7,16 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from .macro_plan import LAYOUTS, PLANNERS, SEEDS_FROM, describe_macro, plan_macro, render_macro
+from ..planning.anchor_pictures import parse_places
+from .macro_plan import (
+    ENDS,
+    LAYOUTS,
+    PLANNERS,
+    SEEDS_FROM,
+    describe_macro,
+    plan_macro,
+    render_macro,
+)
 from .rendering import run_digest
 from .sampling import EXAMPLE_SCRIPT
 from .sockets import TL_KEYFRAMES, TL_PLAN, TL_STORYBOARD
@@ -73,7 +82,7 @@ class MacroPlan(io.ComfyNode):
                     default=next(iter(PLANNERS)),
                     tooltip="Draft works with every model: it samples whole segments and throws "
                     "away all but the anchors. Choose sparse only with MMPL weights, which make "
-                    "the anchors alone.",
+                    "the anchors alone, and pictures when every segment has one of yours.",
                 ),
                 io.Combo.Input(
                     "layout",
@@ -124,6 +133,26 @@ class MacroPlan(io.ComfyNode):
                     "continue them are planned again, too. The sidebar writes this for you.",
                 ),
                 switch_sigma_widget(),
+                io.Combo.Input(
+                    "keyframe_use",
+                    options=list(ENDS),
+                    default=ENDS[0],
+                    optional=True,
+                    tooltip="Only with keyframes. Choose the second when shots continue: the "
+                    "segment before then ends on the next shot's keyframe.",
+                ),
+                io.Image.Input(
+                    "anchor_images",
+                    optional=True,
+                    tooltip="Your own pictures as anchors: segments that have one are not sampled, "
+                    "the filler finds the way from picture to picture.",
+                ),
+                io.String.Input(
+                    "anchor_places",
+                    default="",
+                    optional=True,
+                    tooltip="Where each picture of anchor_images stands: '2:end, 3:middle'.",
+                ),
             ],
             outputs=[
                 TL_PLAN.Output(display_name="plan", tooltip="For Populate segments."),
@@ -141,8 +170,13 @@ class MacroPlan(io.ComfyNode):
         script: str | None = None,
         run_name: str | None = None,
         retakes: str | None = None,
+        anchor_places: str | None = None,
         storyboard: Any = NOT_LINKED,
     ) -> bool | str:
+        try:
+            parse_places(anchor_places or "")
+        except ValueError as error:
+            return str(error)
         return check_widgets(script if storyboard is NOT_LINKED else None, run_name, retakes)
 
     @classmethod

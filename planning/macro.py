@@ -42,10 +42,25 @@ def hand_off(layout: Layout, grid: FrameGrid, seed_from: SeedFrom = "terminal") 
             f"{seed_from} ones, got {anchors}"
         )
     before, last = anchors[-2:]
+    return _of_frames(layout.initial[0], before, last, grid)
+
+
+def latent_hand_off(latent_frames: int, grid: FrameGrid) -> HandOff:
+    """The hand-off of a latent of `latent_frames` (more than `HANDED`) that ends where the next
+    segment begins: its first frame and its last two."""
+    if latent_frames <= HANDED:
+        raise ValueError(
+            f"a latent to be handed on needs more than {HANDED} latent frames, got {latent_frames}"
+        )
+    last = latent_frames - 1
+    return _of_frames(0, last - 1, last, grid)
+
+
+def _of_frames(first: int, before: int, last: int, grid: FrameGrid) -> HandOff:
     stride = grid.frames_per_latent
     frames = grid.frames(HANDED)
     return HandOff(
-        decoded=(layout.initial[0], before, before, last),
+        decoded=(first, before, before, last),
         first=grid.frames(4) - frames if stride > 1 else 4 - HANDED,
         frames=frames,
     )
@@ -56,11 +71,14 @@ class MacroSegment:
     """One planned segment: the sampler call that it would have been, and how it is made instead.
 
     `kept_latent_frames` of the layout's are part of the film: all, or up to the middle anchors.
+    `places`: where pictures that somebody brought are its anchors ("middle", "end"), none where a
+    model plans it.
     """
 
     segment: Segment
     layout: Layout
     kept_latent_frames: int
+    places: tuple[str, ...] = ()
 
     @property
     def plan_ids(self) -> tuple[int, ...]:
