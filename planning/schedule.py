@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 Step = Literal["plan", "hand-off", "fill 1", "fill 2", "decode"]
@@ -42,11 +42,24 @@ class Costs:
             raise ValueError(f"plan must take more than 0 seconds, got {self.plan}")
 
     def of(self, step: Step) -> float:
-        return float(getattr(self, step.replace("-", "_").replace(" ", "_")))
+        return float(getattr(self, _field(step)))
+
+    def times(self, factor: float) -> Costs:
+        """Every step, the hand-off too, takes `factor` times as long."""
+        return Costs(**{name: value * factor for name, value in vars(self).items()})
+
+    def with_step(self, step: Step, seconds: float) -> Costs:
+        """The same with another time of one step."""
+        return Costs(**{**vars(self), _field(step): seconds})
 
     def leg(self, seed_from: SeedFrom = "terminal") -> float:
         """Seconds from a finished plan to its decoded segment when nothing waits."""
         return sum(self.of(step) for step in LEG[seed_from])
+
+
+def _field(step: Step) -> str:
+    """The name of a step among the fields of Costs."""
+    return step.replace("-", "_").replace(" ", "_")
 
 
 @dataclass(frozen=True, order=True)
@@ -73,64 +86,92 @@ class JobGraph:
 
     def order(self) -> tuple[Job, ...]:
         """The jobs with everything behind what it waits for. Raises ValueError for a cycle."""
-        done: set[Job] = set()
-        ordered: list[Job] = []
-        left = list(self.seconds)
-        while left:
-            ready = [job for job in left if all(one in done for one in self.after.get(job, ()))]
-            if not ready:
-                raise ValueError(f"jobs must not wait for each other in a circle, got {left[0]}")
-            ordered += ready
-            done |= set(ready)
-            left = [job for job in left if job not in done]
+        waits = {job: len(self.after.get(job, ())) for job in self.seconds}
+        ordered = [job for job, count in waits.items() if not count]
+        followers = self.followers()
+        for done in ordered:  # grows meanwhile
+            for job in followers.get(done, ()):
+                waits[job] -= 1
+                if not waits[job]:
+                    ordered.append(job)
+        if len(ordered) < len(waits):
+            stuck = next(job for job, count in waits.items() if count)
+            raise ValueError(f"jobs must not wait for each other in a circle, got {stuck}")
         return tuple(ordered)
 
-    def tails(self) -> dict[Job, float]:
-        """Seconds from the start of each job to the end of the longest chain behind it."""
-        tails: dict[Job, float] = {}
+    def followers(self) -> dict[Job, list[Job]]:
+        """The jobs that wait for each job; those that nobody waits for are left out."""
         followers: dict[Job, list[Job]] = {}
         for job, before in self.after.items():
             for one in before:
                 followers.setdefault(one, []).append(job)
+        return followers
+
+    def tails(self) -> dict[Job, float]:
+        """Seconds from the start of each job to the end of the longest chain behind it."""
+        tails: dict[Job, float] = {}
+        followers = self.followers()
         for job in reversed(self.order()):
             longest = max((tails[one] for one in followers.get(job, ())), default=0.0)
             tails[job] = self.seconds[job] + longest
         return tails
 
 
-def film_jobs(
-    segments: int,
-    costs: Costs,
-    seed_from: SeedFrom = "terminal",
-    done: Iterable[Job] = (),
-) -> JobGraph:
-    """The jobs of a film that are still to be done; steps that take no time are left out."""
-    if segments < 1:
-        raise ValueError(f"a film needs 1 segment or more, got {segments}")
-    finished = set(done)
-    seconds: dict[Job, float] = {}
-    after: dict[Job, tuple[Job, ...]] = {}
+@dataclass(frozen=True, kw_only=True)
+class FilmJobs:
+    """What a film is to its schedule.
 
-    def add(job: Job, before: Job | None) -> Job | None:
-        """The last job that whoever follows must wait for: `before` where this one is none."""
-        if costs.of(job.step) == 0.0:
-            return before
-        if job in finished:
-            return None
-        seconds[job] = costs.of(job.step)
-        after[job] = (before,) if before is not None else ()
-        return job
+    `costs` are those of a segment of length 1, `lengths` how long each segment is against that;
+    hand-offs take the same for all. `cuts` are segments (0-based) that start anew, `done` jobs that
+    are over already.
+    """
 
-    spine: Job | None = None
-    for segment in range(segments):
-        planned = add(Job(segment, "plan"), spine)
-        leg = planned
-        for step in LEG[seed_from]:
-            leg = add(Job(segment, step), leg)
-        spine = planned
-        if segment + 1 < segments:
-            spine = add(Job(segment, "hand-off"), planned)
-    return JobGraph(seconds, after)
+    costs: Costs
+    lengths: tuple[float, ...]
+    seed_from: SeedFrom = "terminal"
+    cuts: frozenset[int] = frozenset()
+    done: frozenset[Job] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.lengths:
+            raise ValueError("a film needs 1 segment or more, got 0")
+        if any(not (math.isfinite(length) and length > 0.0) for length in self.lengths):
+            raise ValueError(f"segments must be longer than 0, got {self.lengths}")
+
+    def seconds(self, job: Job) -> float:
+        length = 1.0 if job.step == "hand-off" else self.lengths[job.segment]
+        return self.costs.of(job.step) * length
+
+    def graph(self) -> JobGraph:
+        """The jobs that are still to be done; steps that take no time are left out."""
+        seconds: dict[Job, float] = {}
+        after: dict[Job, tuple[Job, ...]] = {}
+
+        def add(job: Job, before: Job | None) -> Job | None:
+            """The last job that whoever follows must wait for: `before` where this one is none."""
+            if self.costs.of(job.step) == 0.0:
+                return before
+            if job in self.done:
+                return None
+            seconds[job] = self.seconds(job)
+            after[job] = (before,) if before is not None else ()
+            return job
+
+        spine: Job | None = None
+        for segment in range(len(self.lengths)):
+            planned = add(Job(segment, "plan"), None if segment in self.cuts else spine)
+            leg = planned
+            for step in LEG[self.seed_from]:
+                leg = add(Job(segment, step), leg)
+            spine = planned
+            if segment + 1 < len(self.lengths) and segment + 1 not in self.cuts:
+                spine = add(Job(segment, "hand-off"), planned)
+        return JobGraph(seconds, after)
+
+
+def film_jobs(segments: int, costs: Costs, seed_from: SeedFrom = "terminal") -> JobGraph:
+    """The jobs of a film without cuts, all of them still to be done."""
+    return FilmJobs(costs=costs, lengths=(1.0,) * segments, seed_from=seed_from).graph()
 
 
 @dataclass(frozen=True, order=True)
@@ -153,13 +194,6 @@ class Schedule:
     @property
     def makespan(self) -> float:
         return max((slot.end for slot in self.slots), default=0.0)
-
-    def finished(self, step: Step, segment: int) -> float:
-        """When a job ends. Raises KeyError for a job that is not in the schedule."""
-        for slot in self.slots:
-            if slot.job == Job(segment, step):
-                return slot.end
-        raise KeyError(Job(segment, step))
 
 
 Priority = Callable[[Job], tuple[float, ...]]
@@ -207,8 +241,9 @@ def list_schedule(
     for job in graph.seconds:
         if not any(fits(job, device) for device in range(devices)):
             raise ValueError(f"{job.step} of segment {job.segment + 1} fits on no device")
-    waiting = {job: set(graph.after.get(job, ())) for job in graph.seconds}
-    ready = [job for job, before in waiting.items() if not before]
+    waits = {job: len(graph.after.get(job, ())) for job in graph.seconds}
+    followers = graph.followers()
+    ready = [job for job, count in waits.items() if not count]
     idle = list(range(devices))
     running: list[tuple[float, int, Job]] = []
     slots, now = [], 0.0
@@ -229,121 +264,9 @@ def list_schedule(
             ended.append((device, job))
         for device, job in ended:
             idle.append(device)
-            for other, before in waiting.items():
-                if job in before:
-                    before.remove(job)
-                    if not before:
-                        ready.append(other)
+            for other in followers.get(job, ()):
+                waits[other] -= 1
+                if not waits[other]:
+                    ready.append(other)
         idle.sort()
     return Schedule(tuple(sorted(slots)), devices)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """No schedule is shorter than any of these (section 9): the longest chain, the work shared by
-    all devices, and the work with the devices that must idle while the first plans are made."""
-
-    chain: float
-    area: float
-    ramp: float
-
-    @property
-    def best(self) -> float:
-        return max(self.chain, self.area, self.ramp)
-
-
-def lower_bounds(
-    segments: int, costs: Costs, devices: int, seed_from: SeedFrom = "terminal"
-) -> Bounds:
-    """LB1, LB2 and LB3 of a film."""
-    leg = costs.leg(seed_from)
-    chain = segments * costs.plan + (segments - 1) * costs.hand_off + leg
-    area = (segments * (costs.plan + leg) + (segments - 1) * costs.hand_off) / devices
-    ramp = 0.0
-    if segments >= devices:
-        ramp = segments * (costs.plan + leg) / devices + costs.plan * (devices - 1) / 2.0
-    return Bounds(chain=chain, area=area, ramp=ramp)
-
-
-def enough_devices(costs: Costs, seed_from: SeedFrom = "terminal") -> int:
-    """K*: from here on another device changes nothing, since every leg finds one free: one for the
-    spine and as many as legs overlap."""
-    return 1 + math.ceil(costs.leg(seed_from) / (costs.plan + costs.hand_off) - 1e-9)
-
-
-def fused_makespan(segments: int, costs: Costs, devices: int) -> float:
-    """What the released scripts take: plan, fills and decode of a segment are one job on device
-    s mod K (section 5.4)."""
-    leg, hop = costs.leg(), costs.plan + costs.hand_off
-    free, start, end = [0.0] * devices, 0.0, 0.0
-    for segment in range(segments):
-        start = max(free[segment % devices], start + (hop if segment else 0.0))
-        end = start + costs.plan + leg
-        free[segment % devices] = end
-    return max(free)
-
-
-def choose_seed_from(
-    peaks: Mapping[Step, float],
-    budget: float,
-    costs: Costs,
-    latency: float | None = None,
-) -> SeedFrom:
-    """Terminal or middle anchors (section 9): middle where the second fill does not fit into
-    `budget` (any unit, the same as `peaks`) but the other steps do, or where footage must come
-    sooner than plan and both fills take (`latency` seconds).
-
-    Raises ValueError when not even a plan and the first fill fit.
-    """
-    least = max(peaks["plan"], peaks["fill 1"])
-    if least > budget:
-        raise ValueError(f"a plan and its first fill need {least:g}, the devices have {budget:g}")
-    if peaks["fill 2"] > budget:
-        return "middle"
-    if latency is not None and latency < costs.plan + costs.fill_1 + costs.fill_2:
-        return "middle"
-    return "terminal"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a film will take, before it is made. Seconds; `first_footage` is when the first segment
-    can be played, `start_delay` how long to wait so that playing never stops."""
-
-    makespan: float
-    bounds: Bounds
-    enough_devices: int
-    first_footage: float
-    start_delay: float
-    schedule: Schedule = field(repr=False)
-
-
-def forecast(
-    segments: int,
-    costs: Costs,
-    devices: int,
-    segment_seconds: float,
-    seed_from: SeedFrom = "terminal",
-    order: Callable[[JobGraph], Priority] = critical_path_first,
-) -> Forecast:
-    """Schedule a film and say what to expect; a segment plays for `segment_seconds`."""
-    graph = film_jobs(segments, costs, seed_from)
-    schedule = list_schedule(graph, devices, order(graph))
-    ends = segment_ends(schedule.slots, segments)
-    return Forecast(
-        makespan=schedule.makespan,
-        bounds=lower_bounds(segments, costs, devices, seed_from),
-        enough_devices=enough_devices(costs, seed_from),
-        first_footage=ends[0],
-        start_delay=max(end - place * segment_seconds for place, end in enumerate(ends)),
-        schedule=schedule,
-    )
-
-
-def segment_ends(slots: Iterable[Slot], segments: int) -> Sequence[float]:
-    """When each of the first `segments` is finished."""
-    ends = [0.0] * segments
-    for slot in slots:
-        if slot.job.segment < segments and slot.job.step != "hand-off":
-            ends[slot.job.segment] = max(ends[slot.job.segment], slot.end)
-    return ends

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .schedule import Bounds, Costs, SeedFrom, Slot, Step, segment_ends
+from .forecast import Bounds, segment_ends
+from .schedule import Costs, SeedFrom, Slot, Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ import math
 from pathlib import Path
 from typing import Any, get_args
 
-from ..planning.schedule import Bounds, Costs, Job, SeedFrom, Slot, Step
+from ..planning.forecast import Bounds
+from ..planning.schedule import Costs, Job, SeedFrom, Slot, Step
 from ..planning.schedule_chart import Chart, Timing
 from .atomic import write_atomic
 
@@ -92,7 +93,9 @@ def _timing_json(timing: Timing) -> dict[str, Any]:
 def _chart(data: dict[str, Any]) -> Chart:
     """Raises ValueError, KeyError or TypeError for anything malformed."""
     devices, segments = tuple(map(_text, data["devices"])), _count(data["segments"])
-    costs = {step: _seconds(data["costs"][step]) for step in STEPS}
+    costs = Costs(plan=_seconds(data["costs"]["plan"]), fill_1=0.0)
+    for step in STEPS:
+        costs = costs.with_step(step, _seconds(data["costs"][step]))
     actual = data["actual"]
     return Chart(
         segments=segments,
@@ -100,7 +103,7 @@ def _chart(data: dict[str, Any]) -> Chart:
         seed_from=_one_of(data["seed_from"], get_args(SeedFrom)),
         order=_text(data["order"]),
         reason=_text(data["reason"]),
-        costs=Costs(**{step.replace("-", "_").replace(" ", "_"): costs[step] for step in STEPS}),
+        costs=costs,
         measured=tuple(_one_of(step, STEPS) for step in data["measured"]),
         bounds=Bounds(**{name: _seconds(data["bounds"][name]) for name in _BOUNDS}),
         enough_devices=_count(data["enough_devices"]),

@@ -7,20 +7,27 @@ import random
 
 import pytest
 
+from throughline.planning.forecast import (
+    calibrate,
+    choose_order,
+    choose_seed_from,
+    enough_devices,
+    film_bounds,
+    forecast,
+    fused_makespan,
+    lower_bounds,
+)
 from throughline.planning.schedule import (
     Costs,
+    FilmJobs,
     Job,
     JobGraph,
     Schedule,
     breadth_first,
-    choose_seed_from,
+    critical_path_first,
     depth_first,
-    enough_devices,
     film_jobs,
-    forecast,
-    fused_makespan,
     list_schedule,
-    lower_bounds,
 )
 
 RELEASED = Costs(plan=139.4, fill_1=135.5, fill_2=158.9)
@@ -158,11 +165,52 @@ def test_from_the_middle_the_second_fill_never_runs() -> None:
 
 def test_what_is_done_is_not_done_again() -> None:
     costs = Costs(plan=1.0, fill_1=2.0, hand_off=0.5)
-    done = [Job(0, "plan"), Job(0, "hand-off"), Job(1, "plan")]
-    graph = film_jobs(3, costs, done=done)
+    done = frozenset((Job(0, "plan"), Job(0, "hand-off"), Job(1, "plan")))
+    film = FilmJobs(costs=costs, lengths=(1.0,) * 3, done=done)
+    graph = film.graph()
     assert graph.after[Job(1, "hand-off")] == () and graph.after[Job(0, "fill 1")] == ()
     assert graph.after[Job(2, "plan")] == (Job(1, "hand-off"),)
-    assert not set(done) & set(graph.seconds)
+    assert not done & set(graph.seconds)
+    bounds = film_bounds(film, 2)  # two fills, and 0.5 + 1 + 2 for the rest
+    assert (bounds.chain, bounds.area, bounds.ramp) == (3.5, 7.5 / 2, 0.0)
+
+
+def test_a_cut_begins_a_chain_of_its_own() -> None:
+    costs = Costs(plan=1.0, fill_1=2.0, hand_off=0.5)
+    film = FilmJobs(costs=costs, lengths=(1.0,) * 4, cuts=frozenset((2,)))
+    graph = film.graph()
+    assert graph.after[Job(2, "plan")] == () and Job(1, "hand-off") not in graph.seconds
+    assert graph.after[Job(3, "plan")] == (Job(2, "hand-off"),)
+    assert film_bounds(film, 8).chain == 1.0 + 0.5 + 1.0 + 2.0
+    assert list_schedule(graph, 8).makespan == 4.5
+
+
+def test_long_segments_take_longer_and_hand_offs_do_not() -> None:
+    costs = Costs(plan=2.0, fill_1=4.0, hand_off=0.5, decode=1.0)
+    graph = FilmJobs(costs=costs, lengths=(1.0, 0.5)).graph()
+    assert [graph.seconds[Job(1, step)] for step in ("plan", "fill 1", "decode")] == [1.0, 2.0, 0.5]
+    assert graph.seconds[Job(0, "hand-off")] == 0.5
+
+
+def test_bounds_of_any_film_hold_and_agree_with_the_closed_ones() -> None:
+    generator = random.Random(3)
+    for _ in range(300):
+        costs, segments = random_costs(generator), generator.randint(1, 8)
+        devices = generator.randint(1, 5)
+        equal = FilmJobs(costs=costs, lengths=(1.0,) * segments)
+        closed, graph = lower_bounds(segments, costs, devices), equal.graph()
+        assert film_bounds(equal, devices) == closed
+        assert max(graph.tails().values()) == pytest.approx(closed.chain)
+        assert sum(graph.seconds.values()) / devices == pytest.approx(closed.area)
+        film = FilmJobs(
+            costs=costs,
+            lengths=tuple(generator.uniform(0.2, 2.0) for _ in range(segments)),
+            cuts=frozenset(i for i in range(1, segments) if generator.random() < 0.3),
+            done=frozenset(job for job in graph.seconds if generator.random() < 0.2),
+        )
+        schedule = list_schedule(film.graph(), devices)
+        check_precedence(film.graph(), schedule)
+        assert schedule.makespan >= film_bounds(film, devices).best - 1e-6
 
 
 def test_a_device_gets_what_fits() -> None:
@@ -185,11 +233,53 @@ def test_modes_follow_memory_and_latency() -> None:
 
 
 def test_a_forecast_says_when_to_start_playing() -> None:
-    costs = Costs(plan=2.0, fill_1=3.0)
-    found = forecast(4, costs, 8, segment_seconds=1.0)
+    film = FilmJobs(costs=Costs(plan=2.0, fill_1=3.0), lengths=(1.0,) * 4)
+    found = forecast(film, 8, [1.0] * 4, critical_path_first)
     assert found.makespan == 11.0 and found.first_footage == 5.0
     assert found.start_delay == 8.0  # the fourth is done at 11 and plays from 3 on
-    assert found.bounds.chain == 11.0 and found.enough_devices == 3
+    assert film_bounds(film, 8).chain == 11.0 and enough_devices(film.costs) == 3
+
+
+def test_the_first_sample_counts_only_while_it_is_the_only_one() -> None:
+    expected = Costs(plan=1.0, fill_1=2.0, decode=0.1, hand_off=0.2)
+    assert calibrate(expected, {}) == expected
+    once = calibrate(expected, {"plan": [5.0]})
+    assert once == Costs(plan=5.0, fill_1=10.0, decode=0.5, hand_off=1.0)
+    more = calibrate(expected, {"plan": [5.0, 3.0, 2.0, 4.0], "decode": [0.25]})
+    assert more.plan == 3.0
+    assert (more.fill_1, more.decode, more.hand_off) == (6.0, 0.25, pytest.approx(0.6))
+
+
+def test_orders_serve_their_goals() -> None:
+    film = FilmJobs(costs=RELEASED, lengths=(1.0,) * 12)
+    plays = [4.75] * 12
+
+    def chosen(devices: int, goal: str = "automatic", one_model: bool = True) -> str:
+        return choose_order(film, devices, plays, goal, one_model).order  # type: ignore[arg-type]
+
+    assert chosen(1) == "depth first" and chosen(1, one_model=False) == "breadth first"
+    assert chosen(1, "earliest footage", one_model=False) == "depth first"
+    assert chosen(4, "storyboard first") == "breadth first"
+    generator = random.Random(4)
+    for _ in range(40):
+        costs, devices = random_costs(generator), generator.randint(2, 6)
+        film = FilmJobs(costs=costs, lengths=(1.0,) * 6)
+        orders = (critical_path_first, depth_first, breadth_first)
+        tried = [forecast(film, devices, [1.0] * 6, order) for order in orders]
+        fastest = choose_order(film, devices, [1.0] * 6, "shortest time").expected
+        assert fastest.makespan == pytest.approx(min(one.makespan for one in tried))
+        soonest = choose_order(film, devices, [1.0] * 6, "earliest footage").expected
+        assert soonest.first_footage == pytest.approx(min(one.first_footage for one in tried))
+
+
+def test_plans_stay_on_the_device_that_has_the_planner() -> None:
+    film = FilmJobs(costs=Costs(plan=1.0, fill_1=3.0), lengths=(1.0,) * 6)
+    expected = choose_order(
+        film, 3, [1.0] * 6, fits=lambda job, device: (job.step == "plan") == (device == 0)
+    ).expected
+    check_precedence(film.graph(), expected.schedule)
+    assert {s.device for s in expected.schedule.slots if s.job.step == "plan"} == {0}
+    assert expected.makespan == 2.0 + 3 * 3.0  # two devices fill six, one from the second plan on
 
 
 @pytest.mark.parametrize(
@@ -198,6 +288,7 @@ def test_a_forecast_says_when_to_start_playing() -> None:
         (lambda: Costs(plan=0.0, fill_1=1.0), "more than 0 seconds, got 0.0"),
         (lambda: Costs(plan=1.0, fill_1=float("nan")), "fill_1 must be 0 seconds or more"),
         (lambda: film_jobs(0, RELEASED), "1 segment or more, got 0"),
+        (lambda: FilmJobs(costs=RELEASED, lengths=(1.0, 0.0)), "longer than 0"),
         (lambda: list_schedule(film_jobs(1, RELEASED), 0), "devices must be 1 or more, got 0"),
         (lambda: JobGraph({Job(0, "plan"): 1.0}, {Job(0, "plan"): (Job(1, "plan"),)}), "no job"),
         (

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from throughline.planning.schedule import Costs, Job, Slot, film_jobs, list_schedule, lower_bounds
+from throughline.planning.forecast import lower_bounds
+from throughline.planning.schedule import Costs, Job, Slot, film_jobs, list_schedule
 from throughline.planning.schedule_chart import Chart, Timing, playable_at
 from throughline.runs.schedule_file import FILE_NAME, chart_json, read_schedule, write_schedule
 
