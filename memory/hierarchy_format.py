@@ -52,6 +52,7 @@ class PlannerCard:
     `rollout`, `windows` and `finest` are the schedule it was trained with, `steps` the denoising
     steps it is recommended with. `reads` says what the condition of a latent frame is made of:
     `nothing`, `poses` (see training/hierarchy_ring.py) or `text` (the shot's prompt).
+    `least_history` are the latent frames that must be known before a chunk; 0: it starts cold.
     """
 
     config: PlannerConfig
@@ -61,6 +62,7 @@ class PlannerCard:
     windows: tuple[int, ...]
     reads: str
     steps: int = 12
+    least_history: int = 0
     title: str = ""
     license: str = ""
 
