@@ -12,8 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..adapters.demo_models import VAE_FILE, WEIGHTS
+from ..memory.hierarchy_format import (
+    PlannerCard,
+    read_head_file,
+    read_planner_file,
+    write_planner_file,
+)
 from ..memory.hierarchy_planner import (
     HierarchyPlanner,
     PlannerConfig,
@@ -21,8 +29,20 @@ from ..memory.hierarchy_planner import (
     mixed,
     signal_and_noise,
 )
+from ..planning.rollout_choice import COARSE_TO_FINE, FRAME_PACK, FULL_RESOLUTION
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
-from .hierarchy_ring import CONDITION, Method, RingSteps
+from .hierarchy_data import ensure_tables
+from .hierarchy_ring import CONDITION, FULL_WINDOW, WINDOWS, Method, RingSteps, methods
+from .hierarchy_training import FOLDER, HEAD_FILE, HeadTrainingConfig
+
+PLANNERS = WEIGHTS / "hierarchy_planners"
+ROLLOUTS = {
+    "learned": COARSE_TO_FINE,
+    "pooled": COARSE_TO_FINE,
+    "full-resolution": FULL_RESOLUTION,
+    "framepack": FRAME_PACK,
+}
+"""The methods and the names of their rollouts."""
 
 Draw = Callable[[np.random.Generator, int, int], tuple[list[TokenSpan], list[TokenSpan]]]
 """Targets and context of a batch, clean and not scaled, from a generator, the number of the step
@@ -144,3 +164,67 @@ def ring_planner(method: Method, data: RingSteps, seed: int) -> HierarchyPlanner
     planner = HierarchyPlanner(PlannerConfig(method.head.code_channels, condition=CONDITION))
     planner.gain.copy_(data.gain)
     return planner
+
+
+def planner_file(method: str) -> str:
+    """The name of a shipped planner of the ring world."""
+    return f"throughline_demo_ring_{method.replace('-', '_')}.safetensors"
+
+
+def export_planner(
+    planner: HierarchyPlanner, average: MovingAverage, method: Method, path: Path
+) -> None:
+    """Write the averaged weights as bfloat16; the scales of the codes stay as they are."""
+    state = {name: value.to(torch.bfloat16) for name, value in average.values.items()}
+    windows = (FULL_WINDOW,) if method.name == "full-resolution" else WINDOWS.frames
+    card = PlannerCard(
+        config=planner.config,
+        head=method.head.name,
+        latent_format="Wan21",
+        rollout=ROLLOUTS[method.name],
+        windows=windows,
+        reads="poses",
+        title=f"Throughline demo ring planner, {method.name}",
+        license="GPL-3.0-or-later",
+    )
+    write_planner_file(path, {**state, "gain": planner.gain}, card)
+
+
+def load_methods(
+    names: Sequence[str], folder: Path = PLANNERS
+) -> dict[str, tuple[Method, HierarchyPlanner]]:
+    """Methods of the ring world with their shipped planners."""
+    known = methods(read_head_file(HEAD_FILE)[0])
+    return {
+        name: (known[name], read_planner_file(folder / planner_file(name))[0]) for name in names
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train the planners that are named, one after the other; `--ship` replaces shipped files."""
+    from .vae_export import load_vae
+
+    defaults = PlannerTrainingConfig()
+    parser = argparse.ArgumentParser(prog="dev.py train hierarchy-planner", description=__doc__)
+    parser.add_argument("methods", nargs="*", help=f"of {', '.join(ROLLOUTS)}; default learned")
+    parser.add_argument("--ship", action="store_true", help="write into weights/")
+    parser.add_argument("--places", type=int, default=HeadTrainingConfig.places)
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    options = parser.parse_args(arguments)
+    config = replace(defaults, steps=options.steps, batch=options.batch, seed=options.seed)
+    torch.set_num_threads(config.threads)
+    tables = ensure_tables(load_vae(VAE_FILE), FOLDER, options.places)
+    latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
+    known = methods(read_head_file(HEAD_FILE)[0])
+    for name in options.methods or ["learned"]:
+        if name not in known:
+            parser.error(f"a method must be one of {', '.join(known)}, got {name}")
+        data = RingSteps(known[name], latents, config.truncation)
+        planner = ring_planner(known[name], data, config.seed)
+        average = train_planner(planner, data.draw, data.centres, FOLDER / name, config)
+        path = (PLANNERS if options.ship else FOLDER) / planner_file(name)
+        export_planner(planner, average, known[name], path)
+        print(f"wrote {path.name} into {path.parent.name}", flush=True)
+    return 0
