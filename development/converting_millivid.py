@@ -110,7 +110,7 @@ def _video(state: Mapping[str, Any], options: argparse.Namespace) -> dict[str, A
 
     rollout: RolloutName = "full resolution" if options.full_resolution else "coarse to fine"
     if "dit.patchify.0.weight" in state:
-        rollout = "framepack"
+        rollout = "FramePack"
     windows = list(RELEASED_WINDOWS[rollout])
     if options.windows:
         parts = options.windows.split(",")

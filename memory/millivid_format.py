@@ -27,15 +27,15 @@ FORMAT = "throughline-millivid"
 VERSION = 1
 
 Kind = Literal["autoencoder", "video"]
-RolloutName = Literal["coarse to fine", "full resolution", "framepack"]
-ROLLOUTS: tuple[RolloutName, ...] = ("coarse to fine", "full resolution", "framepack")
+RolloutName = Literal["coarse to fine", "full resolution", "FramePack"]
+ROLLOUTS: tuple[RolloutName, ...] = ("coarse to fine", "full resolution", "FramePack")
 
 RELEASED_GRID = 16
 """Cells of level 0 on a side: pictures of 256 pixels in patches of 16 (section 1.1)."""
 
 RELEASED_WINDOWS: dict[RolloutName, tuple[int, ...]] = {
     "coarse to fine": (3, 12, 48, 192),
-    "framepack": (3, 12, 48, 192),
+    "FramePack": (3, 12, 48, 192),
     "full resolution": (14,),
 }
 """Of the released files (sections 3.1 and 3.8)."""
@@ -162,12 +162,12 @@ def video_sizes(tensors: Mapping[str, Tensor]) -> VideoSizes:
 
 
 def _check_rollout(sizes: VideoSizes, rollout: RolloutName, windows: tuple[int, ...]) -> None:
-    if (rollout == "framepack") != bool(sizes.patched_levels):
+    if (rollout == "FramePack") != bool(sizes.patched_levels):
         raise ValueError(
-            f"config 'rollout' must be framepack where every level has its own first projection, "
+            f"config 'rollout' must be FramePack where every level has its own first projection, "
             f"and only there, got {rollout!r}"
         )
-    levels = {"coarse to fine": sizes.levels, "framepack": sizes.patched_levels}.get(rollout, 1)
+    levels = {"coarse to fine": sizes.levels, "FramePack": sizes.patched_levels}.get(rollout, 1)
     if len(windows) != levels:
         raise ValueError(f"config 'windows' must hold {levels} numbers here, got {len(windows)}")
 

@@ -6,19 +6,26 @@ from typing_extensions import override
 from ..adapters.demo_models import WEIGHTS, register_weight_folders
 from ..adapters.encoders import register_encoder_folders
 from ..adapters.hierarchy_weights import register_hierarchy_folders
+from ..adapters.millivid import register_millivid_folder
 from . import (
     assembly,
     budget,
+    coarse_plan,
     demo,
+    executor,
     golden,
+    hierarchy,
+    hierarchy_plan,
     keyframe_images,
     keyframes,
     lora,
     memory,
     micro,
+    millivid,
     plan,
     populate,
     recall,
+    rollout,
     sampling,
     segment,
     storyboard,
@@ -41,6 +48,12 @@ NODES: list[type[io.ComfyNode]] = [
     *plan.NODES,
     *micro.NODES,
     *populate.NODES,
+    *millivid.NODES,
+    *rollout.NODES,
+    *hierarchy.NODES,
+    *hierarchy_plan.NODES,
+    *coarse_plan.NODES,
+    *executor.NODES,
     *demo.NODES,
 ]
 
@@ -50,6 +63,7 @@ class ThroughlineExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_weight_folders()
         register_encoder_folders(WEIGHTS)
+        register_millivid_folder()
         register_hierarchy_folders(WEIGHTS)
         register_routes()
         register_storyboard_routes()

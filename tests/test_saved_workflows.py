@@ -49,8 +49,13 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "keyframes",
             "keyframe_use",
             "shot_prompts",
+            "coarse_plan",
         ],
         "outputs": ["TL_RUN", "LATENT", "IMAGE"],
+    },
+    "ThroughlineCoarsePlan": {
+        "inputs": ["start_noise", "guide_as", "hierarchy_planner", "hierarchy_head"],
+        "outputs": ["TL_COARSE_PLAN"],
     },
     "ThroughlineMacroPlan": {
         "inputs": [
@@ -350,6 +355,105 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "seed",
         ],
         "outputs": ["MODEL", "CONDITIONING", "CONDITIONING", "IMAGE", "STRING"],
+    },
+    "ThroughlineRolloutSchedule": {
+        "inputs": [
+            "rollout",
+            "windows",
+            "finest_level",
+            "tokens_per_frame",
+            "latent_frames",
+            "known_frames",
+            "shown_step",
+            "hierarchy",
+        ],
+        "outputs": ["TL_ROLLOUT", "IMAGE", "STRING"],
+    },
+    "ThroughlineLoadHierarchyHead": {
+        "inputs": [
+            "head_name",
+        ],
+        "outputs": ["TL_HIERARCHY_HEAD", "STRING"],
+    },
+    "ThroughlineLoadHierarchyPlanner": {
+        "inputs": [
+            "planner_name",
+        ],
+        "outputs": ["TL_HIERARCHY_PLANNER", "STRING"],
+    },
+    "ThroughlineHierarchyEncode": {
+        "inputs": [
+            "model",
+            "latent",
+            "hierarchy_head",
+            "levels",
+            "size_only",
+        ],
+        "outputs": ["TL_HIERARCHY", "STRING"],
+    },
+    "ThroughlineHierarchyDecode": {
+        "inputs": [
+            "hierarchy",
+            "vae",
+            "level",
+            "first_frame",
+            "latent_frames",
+        ],
+        "outputs": ["LATENT", "IMAGE", "STRING"],
+    },
+    "ThroughlineHierarchyGuide": {
+        "inputs": [
+            "hierarchy",
+            "level",
+            "first_frame",
+            "latent_frames",
+            "overlap_frames",
+        ],
+        "outputs": ["LATENT", "INT"],
+    },
+    "ThroughlineHierarchyCommit": {
+        "inputs": [
+            "hierarchy",
+            "latent",
+            "first_frame",
+            "skip_frames",
+        ],
+        "outputs": ["TL_HIERARCHY", "STRING"],
+    },
+    "ThroughlineHierarchyPlan": {
+        "inputs": [
+            "hierarchy",
+            "hierarchy_planner",
+            "rollout",
+            "positive",
+            "vae",
+            "chunks",
+            "conditions",
+            "seed",
+            "steps",
+            "cfg",
+            "run_name",
+            "retakes",
+            "when_queued",
+        ],
+        "outputs": ["TL_HIERARCHY", "IMAGE", "STRING"],
+    },
+    "ThroughlineMilliVidRollout": {
+        "inputs": [
+            "video_model_name",
+            "autoencoder_name",
+            "context",
+            "context_actions",
+            "actions",
+            "frames",
+            "seed",
+            "steps",
+            "cfg",
+            "run_name",
+            "retakes",
+            "steering",
+        ],
+        "outputs": ["IMAGE", "IMAGE", "STRING"],
     },
 }
 

@@ -296,7 +296,7 @@ def test_a_file_is_what_its_tensors_and_config_say(tmp_path: Path) -> None:
     [
         ({}, {"windows": [3, 12]}, "video.safetensors: config 'windows' must hold 4 numbers"),
         ({}, {"windows": [3, 12, "48", 192]}, "must be a list of whole numbers from 1"),
-        ({}, {"rollout": "framepack"}, "where every level has its own first projection"),
+        ({}, {"rollout": "FramePack"}, "where every level has its own first projection"),
         ({}, {"rollout": "backwards"}, "config 'rollout' must be one of coarse to fine"),
         ({}, {"kind": "autoencoder"}, "must be 'video' for these tensors, got 'autoencoder'"),
         ({"extra": (3,)}, {}, "has the foreign tensor extra"),
