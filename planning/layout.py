@@ -22,6 +22,9 @@ MMPL_LATENT_FRAMES = 21
 TREE_LEVELS = range(3, 7)
 """Trees that the released code tried."""
 
+CAUSAL_BLOCK = 3
+"""Latent frames that the chunk-wise causal models make together (Self-Forcing, Causal-Forcing)."""
+
 HANDED = 2
 """Latent frames that start a later segment: five frames, encoded anew (section 3.2)."""
 
@@ -264,3 +267,22 @@ def split_start(layout: Layout) -> Layout:
         Group(kind="initial", ids=first.ids[1:], visible=first.ids[:1]),
     )
     return replace(layout, groups=(*split, *groups))
+
+
+def block_by_block(layout: Layout, block: int = CAUSAL_BLOCK) -> Layout:
+    """The layout with other fills: blocks of up to `block` latent frames, one after the other in
+    each gap, which see all that is finished, the anchors behind them included.
+
+    It is how a causal model fills a plan (section 8, F6): as it continues a clip, with the anchors
+    among its keys and values.
+    """
+    groups = list(layout.groups_of("initial") + layout.groups_of("plan"))
+    finished = set(layout.known_to_fillers)
+    missing = [i for i in range(layout.latent_frames) if i not in finished]
+    while missing:
+        ids = [missing.pop(0)]
+        while missing and len(ids) < block and missing[0] == ids[-1] + 1:
+            ids.append(missing.pop(0))
+        groups.append(Group(kind="fill", ids=tuple(ids), visible=tuple(sorted(finished))))
+        finished |= set(ids)
+    return replace(layout, name=f"{layout.name}, block by block", groups=tuple(groups))

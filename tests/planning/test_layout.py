@@ -8,6 +8,7 @@ from throughline.planning.layout import (
     Group,
     Layout,
     anchored_layout,
+    block_by_block,
     dyadic_layout,
     layout_of_steps,
     mmpl_i2v,
@@ -150,3 +151,32 @@ def test_a_known_image_splits_the_start() -> None:
     assert [group.ids for group in split.groups[:2]] == [(0,), (1,)]
     assert split.groups[1].visible == (0,) and split.groups[2:] == mmpl_t2v().groups[1:]
     assert split_start(mmpl_i2v()) == mmpl_i2v()
+
+
+def test_a_causal_model_fills_block_by_block() -> None:
+    found = block_by_block(mmpl_t2v())
+    assert [g.ids for g in found.groups] == [
+        (0, 1),
+        (2, 3, 10, 11, 12, 19, 20),
+        (4, 5, 6),
+        (7, 8, 9),
+        (13, 14, 15),
+        (16, 17, 18),
+    ]
+    known = (0, 1, 2, 3, 10, 11, 12, 19, 20)
+    assert found.groups[2].visible == known  # what MMPL hides from the first fill, too
+    assert found.groups[3].visible == tuple(sorted((*known, 4, 5, 6)))
+    assert found.groups[5].visible == tuple(i for i in range(21) if i not in (16, 17, 18))
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 30])
+@pytest.mark.parametrize("latent_frames", [6, 13, 21, 31])
+def test_blocks_keep_what_was_planned(latent_frames: int, block: int) -> None:
+    for layout in preset_layouts(latent_frames).values():
+        found = block_by_block(layout, block)
+        assert found.groups_of("plan") == layout.groups_of("plan")
+        assert found.known_to_fillers == layout.known_to_fillers
+        fills = found.groups_of("fill")
+        assert all(len(g.ids) <= block for g in fills)
+        assert all(b - a == 1 for g in fills for a, b in zip(g.ids, g.ids[1:], strict=False))
+        assert [g.ids[0] for g in fills] == sorted(g.ids[0] for g in fills)
