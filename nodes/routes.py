@@ -1,7 +1,7 @@
 """Read-only HTTP routes of the sidebar: the runs on disk, their segments and thumbnails.
 
 GET /throughline/runs                               {"runs": [...]}, the newest first
-GET /throughline/runs/{name}                        {"name": ..., "segments": [...]}
+GET /throughline/runs/{name}                        {"name", "kind", "segments": [...], "schedule"}
 GET /throughline/runs/{name}/previews/{number}.jpg  a thumbnail
 
 Nothing outside <ComfyUI's output>/throughline is opened, and nothing is ever written. A run that
@@ -22,6 +22,8 @@ from aiohttp import web
 from ..runs.manifest import FILE_NAME, SegmentRecord
 from ..runs.paths import is_inside, run_path
 from ..runs.run import Run, open_run
+from ..runs.schedule_file import chart_json, read_schedule
+from ..runs.timeline import FILM, added_latent_frames, run_kind
 from .rendering import runs_root
 
 ADDRESS = "/throughline/runs"
@@ -73,14 +75,24 @@ def list_runs(root: Path) -> list[dict[str, Any]]:
 
 
 def describe_run(root: Path, name: str) -> dict[str, Any] | None:
-    """One run with its segments as the page shows them, None where there is no run `name`."""
+    """One run with its segments as the page shows them, None where there is no run `name`.
+
+    `kind` is "film", "plan", "fill" or "keyframes"; `schedule` what runs/schedule_file.py
+    describes, null for a run that has none.
+    """
     path = _find(root, name)
     if path is None:
         return None
     run = _open(path)
     if isinstance(run, str):
-        return {"name": name, "segments": [], "error": run}
-    return {"name": name, "segments": [_segment(run, record) for record in run.segments]}
+        return {"name": name, "kind": FILM, "segments": [], "schedule": None, "error": run}
+    chart = read_schedule(path)
+    return {
+        "name": name,
+        "kind": run_kind(run.manifest),
+        "segments": [_segment(run, record) for record in run.segments],
+        "schedule": None if chart is None else chart_json(chart),
+    }
 
 
 def read_preview(root: Path, name: str, number: int) -> bytes | None:
@@ -148,6 +160,8 @@ def _segment(run: Run, record: SegmentRecord) -> dict[str, Any]:
         "seed": record.seed,
         "take": record.take,
         "chain": None if record.is_planned else record.chain,  # redone alone, without followers
+        "continues": record.continues,
+        "length": added_latent_frames(run.manifest, record),
         "seconds": record.seconds,
         "statistics": dict(record.statistics),
         "preview": preview,

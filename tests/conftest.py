@@ -242,10 +242,13 @@ def make_run() -> Callable[..., Path]:
         picture.save(stream, "JPEG")
         return stream.getvalue()
 
-    def make(root: Path, name: str, finished: int = 4, takes: Any = None) -> Path:
+    def make(
+        root: Path, name: str, finished: int = 4, takes: Any = None, parameters: Any = None
+    ) -> Path:
         planned = replace(settings, takes=takes or {})
         segments = plan_segments(parse_storyboard(script), planned)
-        with RunFolder.open(root, name, {"model": "test"}, segments, fps=8.0) as folder:
+        made_from = {"model": "test", **(parameters or {})}
+        with RunFolder.open(root, name, made_from, segments, fps=8.0) as folder:
             for state in folder.state()[:finished]:
                 if state.needs_render:
                     segment = segments[state.index]

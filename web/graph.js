@@ -14,6 +14,7 @@ const SAMPLERS = [
   "ThroughlineARSegmentSampler",
   "ThroughlineKeyframePlanner",
   "ThroughlineMacroPlan",
+  "ThroughlineMicroPlan",
   "ThroughlinePopulateSegments",
 ];
 

@@ -1,8 +1,11 @@
 // The view of the runs: choice of the run, what it has come to, and the strip.
 
 import { element, setAttribute, setText } from "./dom.js";
+import { Gantt } from "./gantt.js";
 import { Strip } from "./strip.js";
+import { Timeline } from "./timeline.js";
 
+const TIMED = ["plan", "fill"]; // kinds of runs that are shown on a timeline, too
 let panels = 0; // for ids that are unique in the page
 
 export class Panel {
@@ -10,6 +13,9 @@ export class Panel {
   #graph;
   #text;
   #strip;
+  #timeline;
+  #gantt;
+  #chosen = { run: "", number: null }; // the segment that was pressed on the timeline
   #parts;
   #frame = 0;
   #onChange = () => this.#schedule();
@@ -23,6 +29,9 @@ export class Panel {
     this.#parts = this.#build(host);
     const actions = { redo: (number) => this.#retake(number, 1), back: (n) => this.#retake(n, -1) };
     this.#strip = new Strip(this.#parts.list, { text, address, actions });
+    const onChoose = (number) => this.#choose(number);
+    this.#timeline = new Timeline(this.#parts.timeline, { text, address, onChoose });
+    this.#gantt = new Gantt(this.#parts.gantt, { text });
     store.addEventListener("change", this.#onChange);
     this.#update();
   }
@@ -59,6 +68,12 @@ export class Panel {
       note: element("p", { class: "throughline-note" }),
       problem: element("p", { class: "throughline-problem", role: "alert" }),
       empty: element("p", { class: "throughline-empty" }, t("empty")),
+      timeline: element("div", {
+        class: "throughline-timeline",
+        role: "group",
+        "aria-label": t("timeline"),
+      }),
+      gantt: element("figure", { class: "throughline-gantt" }),
       list: element("ol", { class: "throughline-strip", "aria-label": t("strip") }),
       live: element("p", { class: "throughline-live", role: "status", "aria-live": "polite" }),
     };
@@ -78,7 +93,9 @@ export class Panel {
       parts.note,
       parts.problem,
       parts.empty,
+      parts.timeline,
       parts.list,
+      parts.gantt,
       parts.live,
     );
     host.replaceChildren(parts.root);
@@ -110,8 +127,32 @@ export class Panel {
     setText(this.#parts.empty, store.shown ? t("empty.run", { run: store.shown }) : t("empty"));
     const takes = node ? this.#graph.takes(node) : new Map();
     const last = lastOfChains(segments);
-    this.#strip.update(segments, { step: store.step(), obstacle, takes, last });
+    const kind = store.kind();
+    const timed = TIMED.includes(kind) && segments.length > 0;
+    const chosen = timed ? this.#open(segments) : null;
+    setAttribute(this.#parts.timeline, "hidden", !timed);
+    this.#timeline.update(timed ? segments : [], {
+      chosen,
+      touched: touchedBy(segments, chosen, last),
+    });
+    this.#gantt.update(store.schedule());
+    this.#strip.update(segments, { step: store.step(), obstacle, takes, last, chosen, kind });
     this.#speak(segments);
+  }
+
+  /** Number of the segment that is open on the timeline, null where none is. */
+  #open(segments) {
+    const { run, number } = this.#chosen;
+    const there = run === this.#store.shown && segments.some((entry) => entry.number === number);
+    return there ? number : null;
+  }
+
+  /** Open a segment; pressed a second time it is closed, and all cards are there again. */
+  #choose(number) {
+    const run = this.#store.shown;
+    const same = this.#chosen.run === run && this.#chosen.number === number;
+    this.#chosen = { run, number: same ? null : number };
+    this.#update();
   }
 
   #fillSelect() {
@@ -161,6 +202,14 @@ export class Panel {
     const accepted = await this.#graph.retake(node, number, take);
     if (!accepted) this.#store.unqueue();
   }
+}
+
+/** Numbers of the segments that are made anew when `chosen` is; none where none is open. */
+function touchedBy(segments, chosen, last) {
+  const segment = segments.find(({ number }) => number === chosen);
+  if (!segment) return new Set();
+  const end = last.get(segment.chain) ?? chosen;
+  return new Set(segments.map(({ number }) => number).filter((n) => n >= chosen && n <= end));
 }
 
 /**

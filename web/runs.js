@@ -10,7 +10,8 @@ export class RunStore extends EventTarget {
   shown = ""; // name of the run whose strip is shown
   error = ""; // why the last request failed
   running = null; // {run, node, segment, steps, value, base}: what is being sampled now
-  #films = new Map(); // by name: {error, said, disk: number to entry, live: the same}
+  // By name: {error, said, kind, schedule, disk: number to entry, live: the same}.
+  #films = new Map();
   #request;
   #asking = new Set();
   #again = new Set();
@@ -63,6 +64,16 @@ export class RunStore extends EventTarget {
   /** Why the shown run cannot be read, "" when it can. */
   problem() {
     return this.#film(this.shown).error || this.error;
+  }
+
+  /** What the shown run holds: "film", "plan", "fill" or "keyframes". */
+  kind() {
+    return this.#film(this.shown).kind;
+  }
+
+  /** The predicted and the actual schedule of the shown run, null where there is none. */
+  schedule() {
+    return this.#film(this.shown).schedule;
   }
 
   isListed(name) {
@@ -159,7 +170,14 @@ export class RunStore extends EventTarget {
 
   #film(name) {
     if (!this.#films.has(name))
-      this.#films.set(name, { error: "", said: "", disk: new Map(), live: new Map() });
+      this.#films.set(name, {
+        error: "",
+        said: "",
+        kind: "film",
+        schedule: null,
+        disk: new Map(),
+        live: new Map(),
+      });
     return this.#films.get(name);
   }
 
@@ -191,10 +209,13 @@ export class RunStore extends EventTarget {
     if (!this.isListed(name)) {
       film.disk.clear();
       film.error = "";
+      film.schedule = null;
       return;
     }
     const answer = await this.#request(`${RUNS}/${encodeURIComponent(name)}`);
     film.error = answer.error ?? "";
+    film.kind = answer.kind;
+    film.schedule = answer.schedule;
     film.disk = new Map(answer.segments.map((segment) => [segment.number, segment]));
     // What the disk has is told best by the disk: its seconds, thumbnail and statistics.
     for (const [number, entry] of film.live) {

@@ -13,6 +13,9 @@ const SYMBOLS = {
   damaged: "!",
 };
 
+// What redoing a segment costs beside those that continue it, by the kind of its run.
+const COSTS = { plan: "redo.fills", fill: "redo.alone" };
+
 export class Strip {
   #list;
   #cards = new Map(); // by number
@@ -29,8 +32,9 @@ export class Strip {
   }
 
   /**
-   * Show `segments`; `context`: {step, takes by number, last number by chain, obstacle}.
-   * `obstacle` is the key of the text that says why nothing can be redone, "" when it can.
+   * Show `segments`; `context`: {step, takes by number, last number by chain, obstacle, chosen,
+   * kind}. `obstacle` is the key of the text that says why nothing can be redone, "" when it can;
+   * `chosen` the number of the only segment to be shown, or null for all; `kind` the run's.
    */
   update(segments, context) {
     const wanted = new Set(segments.map((segment) => segment.number));
@@ -61,6 +65,7 @@ export class Strip {
       prompt: element("p", { class: "throughline-prompt" }),
       reason: element("p", { class: "throughline-reason" }),
       facts: element("p", { class: "throughline-facts" }),
+      cost: element("p", { class: "throughline-cost" }),
       progress: element("progress", { class: "throughline-progress" }),
       redo: button("redo"),
       back: button("back"),
@@ -80,6 +85,7 @@ export class Strip {
         card.progress,
         card.reason,
         card.facts,
+        card.cost,
         element("div", { class: "throughline-actions" }, card.redo, card.back),
       ),
     );
@@ -93,6 +99,8 @@ export class Strip {
     const { number, status } = segment;
     const word = t(`status.${status}`);
     setAttribute(card.root, "data-status", status);
+    setAttribute(card.root, "hidden", context.chosen !== null && context.chosen !== number);
+    setAttribute(card.root, "data-open", context.chosen === number);
     setAttribute(card.root, "aria-label", t("segment.label", { number, status: word }));
     setText(card.status, `${SYMBOLS[status] ?? ""} ${word}`.trim());
     setText(card.shot, segment.shot_id ? t("segment.shot", { shot: segment.shot_id }) : "");
@@ -136,12 +144,14 @@ export class Strip {
     const now = context.takes.get(number) ?? 0;
     const last = context.last.get(segment.chain) ?? number;
     const numbers = spanned(number + 1, last);
-    const cost = last > number ? t("redo.followers", { numbers }) : "";
+    const followers = last > number ? t("redo.followers", { numbers }) : "";
+    const cost = [followers, COSTS[context.kind] && t(COSTS[context.kind])].join(" ").trim();
     // aria-disabled keeps the button in reach of the keyboard and of its explanation.
     setAttribute(card.redo, "aria-disabled", Boolean(obstacle) && "true");
     setAttribute(card.back, "aria-disabled", Boolean(obstacle) && "true");
     setAttribute(card.back, "hidden", now === 0);
     const redo = obstacle ? t(obstacle) : `${t("redo.title", { number, take: now + 1 })} ${cost}`;
+    setText(card.cost, context.chosen === number ? redo.trim() : "");
     const back = obstacle ? t(obstacle) : t("back.title", { number, take: now - 1 });
     for (const [button, name, title] of [
       [card.redo, "redo", redo],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class Page:
         }
 
     def redo(self, kind: str, segment: int) -> str:
-        """Select a node, press redo on a segment of its run; what the button says it costs."""
+        """Select a node, press a segment on its timeline and redo; what was said to cost."""
         self.page.evaluate(SELECT, self.ids[kind])
         self.page.wait_for_function(
             "name => document.querySelector('section.throughline select').value === name",
@@ -63,29 +64,49 @@ class Page:
             f"() => document.querySelectorAll('{ready}').length === {len(SCRIPT.splitlines())}"
         )
         self.page.evaluate("() => { window.__run = null }")
-        button = self.strip.locator(f"li[data-segment='{segment}'] button[data-action=redo]")
-        cost = button.get_attribute("title")
-        button.click()
+        self.strip.locator(f"button.throughline-block[data-block='{segment}']").click()
+        card = self.strip.locator(f"li[data-segment='{segment}'][data-open]")
+        card.wait_for()
+        cost = card.locator(".throughline-cost").inner_text()
+        card.locator("button[data-action=redo]").click()
         return cost
 
 
+def files_of(folder: Path) -> dict[int, tuple[str, int]]:
+    """File of each segment (1-based) and when it was written, from the run folder."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    files = {record["index"] + 1: record["file"] for record in manifest["segments"]}
+    return {number: (file, (folder / file).stat().st_mtime_ns) for number, file in files.items()}
+
+
+def made_anew(before: dict[int, tuple[str, int]], after: dict[int, tuple[str, int]]) -> list[int]:
+    return [number for number in after if after[number] != before[number]]
+
+
 @pytest.mark.slow
-def test_planned_and_filled_segments_are_redone_from_the_strip(
+def test_planned_and_filled_segments_are_redone_from_the_timeline(
     runs_root: Path, comfy_page: Any, renderer: str, request: pytest.FixtureRequest
 ) -> None:
     page = Page(comfy_page, renderer)
+    folders = {kind: runs_root / name for kind, name in page.runs.items()}
     comfy_page.press_run()
     assert page.made() == {PLAN: [1, 2, 3], FILL: [1, 2, 3]}
     assert comfy_page.overlay() is None
+    first = {kind: files_of(folder) for kind, folder in folders.items()}
 
     cost = page.redo(PLAN, 2)
     assert page.made() == {PLAN: [2, 3], FILL: [2, 3]}
-    assert "rendered again too: 3." in cost
+    assert "rendered again too: 3. Their fills are made anew, too." in cost
+    second = {kind: files_of(folder) for kind, folder in folders.items()}
+    for kind in folders:
+        assert made_anew(first[kind], second[kind]) == [2, 3]
     assert comfy_page.widgets(page.ids[PLAN])["retakes"] == "2:1"
     comfy_page.screenshot(request.node.name)
 
     cost = page.redo(FILL, 1)
     assert page.made() == {PLAN: [], FILL: [1]}
-    assert "rendered again too" not in cost
+    assert "rendered again too" not in cost and "No other segment is filled again." in cost
+    assert made_anew(second[PLAN], files_of(folders[PLAN])) == []
+    assert made_anew(second[FILL], files_of(folders[FILL])) == [1]
     assert comfy_page.widgets(page.ids[FILL])["retakes"] == "1:1"
     assert comfy_page.widgets(page.ids[PLAN])["retakes"] == "2:1"

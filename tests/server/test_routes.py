@@ -75,6 +75,52 @@ def test_a_run_tells_its_segments(server: Any, runs_root: Path, make_run: MakeRu
     assert answer(server, f"{RUNS}/older/previews/1.jpg")[0] == 404
 
 
+def test_a_plan_tells_how_long_its_segments_are(
+    server: Any, runs_root: Path, make_run: MakeRun
+) -> None:
+    make_run(runs_root, "film", finished=6)
+    film = server.get(RUNS + "/film")
+    assert (film["kind"], film["schedule"]) == ("film", None)
+    assert [s["length"] for s in film["segments"]] == [2, 2, 2, 2, 2, 2]
+    assert [s["continues"] for s in film["segments"]] == [False, True, True, True, False, True]
+    planned = {str(index): ["MMPL T2V", 21] for index in range(6)}
+    make_run(runs_root, "plan", finished=6, parameters={"kind": "plan", "planned": planned})
+    plan = server.get(RUNS + "/plan")
+    assert plan["kind"] == "plan"
+    assert [s["length"] for s in plan["segments"]] == [21, 19, 19, 19, 21, 19]
+
+
+def test_a_run_tells_its_schedule(server: Any, runs_root: Path, make_run: MakeRun) -> None:
+    from throughline.planning.forecast import lower_bounds
+    from throughline.planning.schedule import Costs, film_jobs, list_schedule
+    from throughline.planning.schedule_chart import Chart, Timing, playable_at
+    from throughline.runs.schedule_file import FILE_NAME, write_schedule
+
+    costs = Costs(plan=2.0, fill_1=3.0)
+    slots = list_schedule(film_jobs(2, costs), 2).slots
+    chart = Chart(
+        segments=2,
+        devices=("cpu 1", "cpu 2"),
+        seed_from="terminal",
+        order="critical path first",
+        reason="",
+        costs=costs,
+        measured=(),
+        bounds=lower_bounds(2, costs, 2),
+        enough_devices=3,
+        predicted=Timing(slots=slots, first_footage=playable_at(slots, "fill 1")),
+        actual=None,
+        running=True,
+    )
+    folder = make_run(runs_root, "fill", finished=6, parameters={"kind": "fill"})
+    write_schedule(folder, chart)
+    told = server.get(RUNS + "/fill")["schedule"]
+    assert told["devices"] == ["cpu 1", "cpu 2"] and told["predicted"]["makespan"] == 7.0
+    assert told["predicted"]["slots"][0]["segment"] == 1
+    (folder / FILE_NAME).write_text("{", encoding="utf-8")
+    assert server.get(RUNS + "/fill")["schedule"] is None
+
+
 def test_a_new_take_has_another_thumbnail_address(
     server: Any, runs_root: Path, make_run: MakeRun
 ) -> None:
