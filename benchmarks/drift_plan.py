@@ -1,28 +1,37 @@
-"""Twenty-four segments, chained or planned first and then filled, at equal sampling steps in all.
+"""Twenty-four segments, chained or planned four at a time and then filled, at equal sampling steps.
 
 The demo models follow held-out camera paths of their world from a true beginning of two latent
-frames; each segment is 6 latent frames with the caption of its camera move. Both ways get the same
-model, captions and noise, and are compared with the true frames.
+frames and are compared with the true frames. A segment is 16 new frames with one camera move. Chain
+and plan make 8 steps of a sampler for each new latent frame (`frame_steps` in all); `steps` counts
+the calls of the model, which hold more frames or fewer.
 
-chain    each segment continues the latents of the one before: 8 steps a segment
-plan     each segment is drafted in 4 steps, of which the last two latent frames stay and, decoded
-         and encoded anew, start the next; then what lies between is filled in 4 steps, each segment
-         alone (filler "continue to the anchors")
-half     the chain with 4 steps a segment, half of them in all: what fewer steps alone change
-whole    the plan with 8 steps for the draft and 8 for the fill: twice the steps
+chain      the demo video model continues the latents of the segment before, 24 times; a caption
+           names the one camera move
+plan       the demo sparse planner (dev.py train sparse; MMPL's layout over 18 latent frames): seven
+           anchors stand for four segments and start the next four after a decoding and encoding of
+           five frames, so there are 6 hops; then two fills between the anchors, which nobody reads.
+           A caption names the four moves that the chain is told in four captions
+retrained  a chain of the planner's own weights, to tell planning from more training
+draft      a plan of the demo video model itself: every segment drafted in 4 steps, of which the
+           last two latent frames stay, then filled in 4 steps: the calls and the hops of the chain
 
-A step is one call of the video model for one segment; `steps` counts those that were made, over the
-film. Hand-offs and fills go through the VAE as well, which is not counted: `seconds` are all.
-
-psnr in dB against the true frames, mean over segments 2 to 24, then of single segments; psnr_less
-is how much less it is than the chain's for the same seed, with its standard error over the seeds.
-slope_db_per_segment is the least-squares slope of PSNR over those segments. drift in percent per
-hop, seam and motion as in memory/drift.py, the means over the seeds.
+psnr in dB against the true frames: the mean over segments 2 to 24, then of single segments;
+psnr_less is how much less it is than the chain's for the same seed, with its standard error over
+the seeds. slope_db_per_segment says how fast the error grows from where a way begins: the
+least-squares line through its own first segment. fitted_slope is the free line through segments 2
+to 24. A way that forgets at once has a flat free line and a steep one from its beginning: where
+nothing true is left, at about 13 dB here, PSNR falls no further. within_3_db counts the segments
+before PSNR is 3 dB below the first one's. drift in percent per hop, seam and motion as in
+memory/drift.py, the means over the seeds. The plot and the figures of every segment and hop are
+saved below build/benchmarks/.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,50 +42,139 @@ from .drift import HANDED_FRAMES, LATENT_FRAMES, TAIL, Bench
 
 SEEDS = range(1_000_000, 1_000_004)
 SEGMENTS = 24
-SHOWN = (1, 6, 12, 18, 24)
+SHOWN = (1, 2, 4, 8, 16, 24)
 NEW_FRAMES = 16
-WAYS = {"chain": (8, 0), "plan": (4, 4), "half": (4, 0), "whole": (8, 8)}
-"""Steps of a draft and of a fill by row; a chain has no fills."""
+STEPS = 8
+"""Steps for each new latent frame, as in the bench `drift`."""
 
-LAYOUT = "two at the end"
+DRAFT_STEPS = (4, 4)
+"""Steps of a draft and of the fill behind it."""
+
+DRAFT_LAYOUT = "two at the end"
+PLOT = Path(__file__).resolve().parents[1] / "build" / "benchmarks" / "drift_plan.png"
 
 
 class Ways(Bench):
-    """The demo models with a count of the model's calls."""
+    """The demo models and the ways to make a film of them, with a count of the work."""
 
     def __init__(self) -> None:
+        from throughline.adapters.demo_models import (
+            SPARSE_TEXT_FILE,
+            SPARSE_VIDEO_FILE,
+            load_demo_text_encoder,
+            load_demo_video_model,
+        )
+
         super().__init__()
-        self.steps = 0
+        self.planner = load_demo_video_model(SPARSE_VIDEO_FILE)
+        self.planner_clip = load_demo_text_encoder(SPARSE_TEXT_FILE)
+        self.steps, self.frame_steps = 0, 0
 
     def use(self, steps: int) -> None:
-        """Sample with this many steps from now on."""
+        """Sample the demo video model with this many steps from now on."""
+        self.settings = self.settings_of(self.model, steps)
+
+    def settings_of(self, model: Any, steps: int) -> Any:
         from dataclasses import replace
 
         from throughline.adapters.sampling import schedule_sigmas
 
-        sigmas = schedule_sigmas(self.model, "euler", "simple", steps)
-        self.settings = replace(self.settings, sigmas=sigmas)
+        return replace(self.settings, sigmas=schedule_sigmas(model, "euler", "simple", steps))
 
-    def sampled(self, caption: str, known: Tensor, seed: int) -> Tensor:
-        """One segment that continues `known`, counted."""
-        self.steps += len(self.settings.sigmas) - 1
-        return self.segment(self.family, caption, known, seed)
+    def count(self, steps: int, new_frames: int) -> None:
+        self.steps += steps
+        self.frame_steps += steps * new_frames
 
-    def chained(self, take: Any, start: Tensor, seed: int) -> list[Tensor]:
+    # --- chains
+
+    def chain(self, take: Any, start: Tensor, seed: int) -> list[Tensor]:
         """The new frames [16, h, w, 3] of every segment, decoded as one clip."""
+        self.use(STEPS)
+        return self.chained(
+            take, start, lambda caption, known, i: self.sampled(caption, known, seed_of(seed, i))
+        )
+
+    def retrained(self, take: Any, start: Tensor, seed: int) -> list[Tensor]:
+        """The same with the planner's weights, which learned such segments as well."""
+        layout = chain_layout()
+
+        def one(caption: str, known: Tensor, index: int) -> Tensor:
+            frames = dict(enumerate(known.split(1, dim=2)))
+            made = self.groups(layout, caption, frames, seed_of(seed, index), ("initial", "plan"))
+            return torch.cat([made[i] for i in sorted(made)], dim=2)
+
+        return self.chained(take, start, one)
+
+    def chained(
+        self, take: Any, start: Tensor, segment: Callable[[str, Tensor, int], Tensor]
+    ) -> list[Tensor]:
         known, latents = start, [start]
         for index, caption in enumerate(take.captions):
-            latent = self.sampled(caption, known, seed_of(seed, index))
+            latent = segment(caption, known, index)
             latents.append(latent[:, :, TAIL:])
             known = latent[:, :, -TAIL:]
         return list(self.decode(torch.cat(latents, dim=2))[HANDED_FRAMES:].split(NEW_FRAMES))
 
-    def planned(
-        self, take: Any, start: Tensor, seed: int, draft_steps: int, fill_steps: int
-    ) -> list[Tensor]:
-        """The new frames of every segment, each decoded alone."""
+    def sampled(self, caption: str, known: Tensor, seed: int) -> Tensor:
+        """One segment of the demo video model that continues `known`."""
+        self.count(len(self.settings.sigmas) - 1, LATENT_FRAMES - TAIL)
+        return self.segment(self.family, caption, known, seed)
+
+    # --- plans
+
+    def plan(self, take: Any, start: Tensor, seed: int) -> list[Tensor]:
+        """Four segments at a time: anchors first, of all of the film, then the fills."""
+        from throughline.planning.layout import mmpl_t2v
+        from throughline.training.sparse_data import PLANNED_LATENT_FRAMES
+
+        layout, captions = mmpl_t2v(PLANNED_LATENT_FRAMES), list(path_captions_of(take))
+        hand_over, known, plans = self.handing(layout), start, []
+        for index, caption in enumerate(captions):
+            frames = dict(enumerate(known.split(1, dim=2)))
+            kinds = ("initial", "plan")
+            plans.append(self.groups(layout, caption, frames, seed_of(seed, index), kinds))
+            known = hand_over(plans[-1])
+        films = []
+        for index, (caption, frames) in enumerate(zip(captions, plans, strict=True)):
+            made = self.groups(layout, caption, frames, seed_of(seed, index))
+            latent = torch.cat([made[i] for i in sorted(made)], dim=2)
+            films += self.decode(latent)[HANDED_FRAMES:].split(NEW_FRAMES)
+        return films
+
+    def groups(
+        self,
+        layout: Any,
+        caption: str,
+        known: dict[int, Tensor],
+        seed: int,
+        kinds: Sequence[Any] = ("initial", "plan", "fill"),
+    ) -> dict[int, Tensor]:
+        """Groups of a segment by the sparse planner, those of these kinds."""
+        from throughline.adapters.sparse_sampling import sample_groups
+
+        text = self.planner_clip.encode_from_tokens_scheduled(self.planner_clip.tokenize(caption))
+        some = known[0]
+        made = sample_groups(
+            self.planner,
+            layout,
+            known,
+            text,
+            text,
+            self.settings_of(self.planner, STEPS),
+            (1, some.shape[1], layout.latent_frames, *some.shape[3:]),
+            seed,
+            kinds=kinds,
+        )
+        new = [g for g in layout.groups if g.kind in kinds and g.ids[0] not in known]
+        for group in new:
+            self.count(STEPS, len(group.ids))
+        return made
+
+    def draft(self, take: Any, start: Tensor, seed: int) -> list[Tensor]:
+        """Each segment drafted by the demo video model, its end kept, and then filled."""
+        draft_steps, fill_steps = DRAFT_STEPS
         self.use(draft_steps)
-        anchors = self.anchors(take, start, seed)
+        anchors = self.drafted(take, start, seed)
         self.use(fill_steps)
         films = [
             self.decode(self.filled(caption, known, seed_of(seed, index)))
@@ -84,27 +182,23 @@ class Ways(Bench):
         ]
         return [frames[HANDED_FRAMES:] for frames in films]
 
-    def anchors(self, take: Any, start: Tensor, seed: int) -> list[dict[int, Tensor]]:
-        """What a plan keeps of each segment, by place."""
-        from throughline.adapters.geometry import read_geometry
-        from throughline.adapters.hand_off import hand_over
+    def drafted(self, take: Any, start: Tensor, seed: int) -> list[dict[int, Tensor]]:
+        """What such a plan keeps of each segment, by place."""
         from throughline.planning.layout import preset_layouts
-        from throughline.planning.macro import hand_off
 
-        layout = preset_layouts(LATENT_FRAMES)[LAYOUT]
-        step = hand_off(layout, read_geometry(self.model).grid)
-        known, plan = start, []
+        layout = preset_layouts(LATENT_FRAMES)[DRAFT_LAYOUT]
+        hand_over, known, plan = self.handing(layout), start, []
         for index, caption in enumerate(take.captions):
             latent = self.sampled(caption, known, seed_of(seed, index))
             plan.append({i: latent[:, :, i : i + 1] for i in layout.known_to_fillers})
-            known = hand_over(self.vae, plan[-1], step)
+            known = hand_over(plan[-1])
         return plan
 
     def filled(self, caption: str, known: dict[int, Tensor], seed: int) -> Tensor:
         from throughline.adapters.filler import filler_of
         from throughline.adapters.sampling import sample_given
 
-        self.steps += len(self.settings.sigmas) - 1
+        self.count(len(self.settings.sigmas) - 1, LATENT_FRAMES - len(known))
         text = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption))
         some = known[0]
         return sample_given(
@@ -117,6 +211,41 @@ class Ways(Bench):
             [(slice(place, place + 1), latent) for place, latent in known.items()],
             seed,
         )
+
+    def handing(self, layout: Any) -> Callable[[dict[int, Tensor]], Tensor]:
+        """From a plan to the start of the next one."""
+        from throughline.adapters.geometry import read_geometry
+        from throughline.adapters.hand_off import hand_over
+        from throughline.planning.macro import hand_off
+
+        step = hand_off(layout, read_geometry(self.model).grid)
+        return lambda latents: hand_over(self.vae, latents, step)
+
+
+WAYS: dict[str, Callable[..., list[Tensor]]] = {
+    "chain": Ways.chain,
+    "plan": Ways.plan,
+    "retrained": Ways.retrained,
+    "draft": Ways.draft,
+}
+
+
+def chain_layout() -> Any:
+    """A chain's segment as a layout: two frames it starts from, four made together."""
+    from throughline.planning.layout import layout_of_steps
+
+    return layout_of_steps("chain", [0] * TAIL + [1] * (LATENT_FRAMES - TAIL))
+
+
+def path_captions_of(take: Any) -> Iterator[str]:
+    """A caption for each four segments of a take, which names their turning points."""
+    from throughline.training.sparse_data import MOVES, path_caption
+
+    name = None if take.character is None else take.character.name
+    for first in range(0, len(take.segments), MOVES):
+        moves = take.segments[first : first + MOVES]
+        stations = [moves[0].from_pose, *(move.to_pose for move in moves)]
+        yield path_caption(take.place.word, name, take.position, stations)
 
 
 def seed_of(seed: int, index: int) -> int:
@@ -133,50 +262,81 @@ def run(seeds: range) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     ways = Ways()
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
+    curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    hops: dict[str, list[list[float]]] = {name: [] for name in WAYS}
     with torch.inference_mode():
         for done, seed in enumerate(seeds):
             take = long_take(seed, SEGMENTS, LATENT_FRAMES, TAIL)
             truth = frames_to_image(render_take(take))
             start = ways.vae.encode(truth[:HANDED_FRAMES])
-            for name, (draft, fill) in WAYS.items():
-                began, ways.steps = time.perf_counter(), 0
-                if fill:
-                    segments = ways.planned(take, start, seed, draft, fill)
-                else:
-                    ways.use(draft)
-                    segments = ways.chained(take, start, seed)
-                found = measure(segments, list(truth[HANDED_FRAMES:].split(NEW_FRAMES)))
-                found |= {"steps": ways.steps, "seconds": time.perf_counter() - began}
-                figures[name].append(found)
+            true_segments = list(truth[HANDED_FRAMES:].split(NEW_FRAMES))
+            for name, make in WAYS.items():
+                began, ways.steps, ways.frame_steps = time.perf_counter(), 0, 0
+                segments = make(ways, take, start, seed)
+                curves[name].append(psnr_of(segments, true_segments))
+                found = growth(curves[name][-1]) | appearance(segments, hops[name])
+                found |= {"steps": ways.steps, "frame_steps": ways.frame_steps}
+                figures[name].append(found | {"seconds": time.perf_counter() - began})
                 print(f"seed {seed}, {name}: {found['psnr']:.2f} dB", flush=True)
             print(f"seed {seed}: {done + 1} of {len(seeds)}", flush=True)
+    means = {name: np.mean(found, axis=0).tolist() for name, found in curves.items()}
+    save_plot(means)
+    by_segment = {
+        "psnr": means,
+        "drift": {n: np.mean(one, axis=0).tolist() for n, one in hops.items()},
+    }
+    PLOT.with_suffix(".json").write_text(json.dumps(by_segment, indent=1) + "\n", encoding="utf-8")
     return [
-        {"method": name, **mean(found), **less(figures["chain"], found)}
+        {
+            "method": name,
+            **mean(found),
+            **less(figures["chain"], found),
+        }
         for name, found in figures.items()
     ]
 
 
-def measure(segments: list[Tensor], truth: list[Tensor]) -> dict[str, float]:
-    """The figures of one film."""
-    from throughline.memory.drift import drift_report, measure_segments
-
+def psnr_of(segments: list[Tensor], truth: list[Tensor]) -> list[float]:
+    """PSNR of each segment of a film in dB."""
     errors = [float((a - b).square().mean()) for a, b in zip(segments, truth, strict=True)]
-    psnr = [10.0 * float(np.log10(1.0 / max(error, 1e-10))) for error in errors]
-    measures = measure_segments(segments, frames_per_latent=4)
-    report = drift_report(measures)
+    return [10.0 * float(np.log10(1.0 / max(error, 1e-10))) for error in errors]
+
+
+def growth(psnr: list[float]) -> dict[str, float]:
+    """How the error of one film grows."""
+    lost = [value < psnr[0] - 3.0 for value in psnr]
     return {
         "psnr": float(np.mean(psnr[1:])),
-        "slope_db_per_segment": slope(psnr[1:]),
-        **{f"psnr_{number}": psnr[number - 1] for number in SHOWN},
+        "slope_db_per_segment": slope_from_first(psnr),
+        "fitted_slope": slope(psnr[1:]),
+        "within_3_db": float(lost.index(True) if True in lost else len(psnr)),
+        **{f"psnr_{number}": psnr[number - 1] for number in SHOWN if number <= len(psnr)},
+    }
+
+
+def appearance(segments: list[Tensor], hops: list[list[float]]) -> dict[str, float]:
+    """The drift of one film's look, whatever is true; the drift of each hop goes to `hops`."""
+    from throughline.memory.drift import drift_report, measure_segments
+
+    measures = measure_segments(segments, frames_per_latent=4)
+    report = drift_report(measures)
+    hops.append([hop.drift_percent or 0.0 for hop in report.hops])
+    return {
         "drift": report.drift_percent or 0.0,
         "seam": float(np.mean([hop.seam for hop in report.hops])),
         "motion": float(np.mean([one.motion for one in measures])),
     }
 
 
-def slope(values: list[float]) -> float:
+def slope(values: Sequence[float]) -> float:
     """The least-squares slope of evenly spaced values."""
     return float(np.polyfit(np.arange(len(values)), values, 1)[0])
+
+
+def slope_from_first(values: Sequence[float]) -> float:
+    """The slope of the least-squares line through the first of evenly spaced values."""
+    steps = np.arange(1, len(values))
+    return float(np.dot(steps, np.asarray(values[1:]) - values[0]) / np.dot(steps, steps))
 
 
 def mean(figures: list[dict[str, float]]) -> dict[str, float]:
@@ -188,3 +348,30 @@ def less(chain: list[dict[str, float]], figures: list[dict[str, float]]) -> dict
     found = np.array([a["psnr"] - b["psnr"] for a, b in zip(chain, figures, strict=True)])
     error = float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else float("nan")
     return {"psnr_less": float(found.mean()), "standard_error": error}
+
+
+def save_plot(curves: dict[str, list[float]]) -> None:
+    """PSNR by segment, a line for each way."""
+    from PIL import Image, ImageDraw
+
+    width, height, margin, low, high = 640, 360, 40, 10.0, 26.0
+    image = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(image)
+    across, up = (width - 2 * margin) / (SEGMENTS - 1), (height - 2 * margin) / (high - low)
+    for value in range(int(low), int(high) + 1, 4):
+        y = height - margin - (value - low) * up
+        draw.line((margin, y, width - margin, y), fill="#dddddd")
+        draw.text((8, y - 6), f"{value}", fill="black")
+    draw.text((8, 8), "PSNR in dB", fill="black")
+    draw.text((width / 2 - 60, height - 24), "segment, 1 to 24", fill="black")
+    colours = ("#c0392b", "#2471a3", "#b9770e", "#7f8c8d")
+    for number, (colour, (name, curve)) in enumerate(zip(colours, curves.items(), strict=False)):
+        line = [
+            (margin + i * across, height - margin - (value - low) * up)
+            for i, value in enumerate(curve)
+        ]
+        draw.line(line, fill=colour, width=3)
+        draw.text((width - margin - 90, margin + 14 * number), name, fill=colour)
+    PLOT.parent.mkdir(parents=True, exist_ok=True)
+    image.save(PLOT)
+    print(f"plot {PLOT}", flush=True)

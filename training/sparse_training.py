@@ -96,13 +96,13 @@ class SparseTrainingConfig:
     seed: int = 0
     num_paths: int = 700
     text_steps: int = 400  # of teach_paths
-    steps: int = 5000
+    steps: int = 2000
     batch: int = 16
     shares: tuple[tuple[str, float], ...] = (
-        ("plan", 0.5),
-        ("first fill", 0.15),
-        ("second fill", 0.17),
-        ("chain", 0.18),
+        ("plan", 0.66),
+        ("first fill", 0.1),
+        ("second fill", 0.1),
+        ("chain", 0.14),
     )
     empty_caption_share: float = 0.05
     noise_shift: float = 5.0  # as in video_training
@@ -372,7 +372,7 @@ def train_sparse(
         average.add(models, step)
         losses[batch.task].append(loss.item())
         if (step + 1) % 100 == 0:
-            means = ", ".join(f"{name} {np.mean(found):.4f}" for name, found in losses.items())
+            means = ", ".join(f"{k} {np.mean(found):.4f}" for k, found in losses.items() if found)
             print(f"{time.strftime('%H:%M:%S')} step {step + 1}/{config.steps} {means}", flush=True)
             losses = no_losses()
         if time.monotonic() - saved > checkpoint_seconds or step + 1 == config.steps:

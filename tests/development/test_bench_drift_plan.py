@@ -1,8 +1,9 @@
-"""The bench drift-plan: both ways make the same number of steps, which the rows state."""
+"""The bench drift-plan: both ways make the same steps, and are measured from where they begin."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,21 +24,43 @@ def bench(comfy: ModuleType) -> Any:
     return importlib.import_module("benchmarks.drift_plan")
 
 
-def test_a_chain_and_a_plan_make_equally_many_steps(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
+def test_chain_and_plan_make_equally_many_steps_for_each_frame(
+    bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench, "SEGMENTS", 3)
-    monkeypatch.setattr(bench, "SHOWN", (1, 3))
-    ways = {name: steps for name, steps in bench.WAYS.items() if name in ("chain", "plan")}
-    assert len({sum(steps) for steps in ways.values()}) == 1
-    monkeypatch.setattr(bench, "WAYS", {"chain": (4, 0), "plan": (2, 2)})
+    monkeypatch.setattr(bench, "SEGMENTS", 4)
+    monkeypatch.setattr(bench, "STEPS", 2)
+    monkeypatch.setattr(bench, "PLOT", tmp_path / "plot.png")
+    monkeypatch.setattr(bench, "WAYS", {name: bench.WAYS[name] for name in ("chain", "plan")})
     chain, plan = rows = bench.run(range(5, 6))
     assert [row["method"] for row in rows] == ["chain", "plan"]
-    assert chain["steps"] == plan["steps"] == 3 * 4
+    assert chain["frame_steps"] == plan["frame_steps"] == 4 * 4 * 2
+    assert (chain["steps"], plan["steps"]) == (4 * 2, 3 * 2)
     assert chain["psnr_less"] == 0.0 and plan["psnr"] != chain["psnr"]
     assert all(12.0 < row["psnr_1"] < 40.0 for row in rows)
+    saved = json.loads((tmp_path / "plot.json").read_text())
+    assert len(saved["psnr"]["plan"]) == 4 and len(saved["drift"]["plan"]) == 3
+
+
+def test_a_caption_of_a_path_tells_what_four_captions_tell(bench: Any) -> None:
+    from throughline.training.world import long_take
+
+    take = long_take(5, 8)
+    first, second = bench.path_captions_of(take)
+    poses = [segment.to_pose for segment in take.segments]
+    told = " to ".join(str(pose) for pose in poses[:4])
+    assert first == f"{take.captions[0].rpartition(' to ')[0]} to {told}"
+    assert second.endswith(f"camera {poses[3]} to " + " to ".join(map(str, poses[4:])))
 
 
 def test_the_slope_is_that_of_a_line(bench: Any) -> None:
     assert bench.slope([20.0, 19.5, 19.0, 18.5]) == pytest.approx(-0.5)
     assert bench.slope([3.0, 1.0, 2.0]) == pytest.approx(-0.5)
+
+
+def test_growth_is_measured_from_where_a_way_begins(bench: Any) -> None:
+    assert bench.slope_from_first([20.0, 19.0, 18.0, 17.0]) == pytest.approx(-1.0)
+    at_once, later = [20.0, *[10.0] * 5], [20.0, 20.0, 20.0, 15.0, 12.0, 10.0]
+    assert bench.slope(at_once[1:]) == pytest.approx(0.0)
+    assert bench.slope_from_first(at_once) < bench.slope_from_first(later) < 0.0
+    assert bench.growth(at_once)["within_3_db"] == 1.0
+    assert bench.growth(later)["within_3_db"] == 3.0
