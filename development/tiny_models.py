@@ -41,9 +41,11 @@ class TinyFamily:
         config.set_inference_dtype(torch.float32, None)
         model = config.get_model({}, "", device=torch.device("cpu"))
         randomise(model.diffusion_model, seed)
-        return comfy.model_patcher.CoreModelPatcher(
+        patcher = comfy.model_patcher.CoreModelPatcher(
             model, load_device=torch.device("cpu"), offload_device=torch.device("cpu")
         )
+        patcher.cached_patcher_init = (self.model, (seed,))  # as core's loaders say it
+        return patcher
 
     def conditioning(self, seed: int = 0) -> list[list[Any]]:
         """A random CONDITIONING that the model accepts."""

@@ -8,23 +8,26 @@ import torch
 from ..planning.macro import film_frames
 from ..planning.schedule import ORDERS
 from ..runs.contact_sheet import contact_sheet
-from ..runs.executor import Crew, Executor, Here
+from ..runs.executor import Executor
 from ..runs.fill import fill_run
 from ..runs.folder import RunFolder
-from ..runs.render import RenderedSegment
 from ..runs.run import Run
+from .crews import fill_crew
 from .film_progress import FilmProgress
-from .populating import FillRenderer, Population
+from .populating import Population
 from .rendering import runs_root
 
 
+HERE = Executor(order="depth first")
+"""Where nothing is said: this process, segment by segment."""
+
+
 def render_population(
-    population: Population, node_id: str, executor: Executor | None = None
+    population: Population, node_id: str, executor: Executor = HERE
 ) -> tuple[Run, torch.Tensor, str]:
     """Fill what the run folder lacks, where `executor` says; gives the run, its sheet and a
     summary."""
     film = population.film
-    chosen = executor or Executor(order="depth first")
     with RunFolder.open(
         runs_root(), film.request.run_name, film.parameters, film.segments, fps=film.fps
     ) as folder:
@@ -33,8 +36,8 @@ def render_population(
         made = fill_run(
             folder,
             film.segments,
-            ORDERS[chosen.order],
-            lambda: make_crew(chosen, population, to_make, progress),
+            ORDERS[executor.order],
+            lambda: fill_crew(executor, population, to_make, progress.step),
             progress.report,
             comfy.model_management.throw_exception_if_processing_interrupted,
         )
@@ -50,9 +53,13 @@ def render_population(
     return run, contact_sheet(run), "\n".join(lines)
 
 
-def make_crew(
-    executor: Executor, population: Population, to_make: frozenset[int], progress: FilmProgress
-) -> Crew[RenderedSegment]:
-    """The devices that fill."""
-    renderer = FillRenderer(population, to_make, progress.step)
-    return Here(lambda job: renderer.fill(job.segment))
+def chosen_executor(given: object) -> Executor:
+    """The value of the input `executor`, HERE where there is none.
+
+    Raises ValueError for another value.
+    """
+    if given is None:
+        return HERE
+    if not isinstance(given, Executor):
+        raise ValueError(f"executor must come from an Executor node, got {type(given).__name__}")
+    return given

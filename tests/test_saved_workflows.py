@@ -157,8 +157,13 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "low_noise_model",
             "loras",
             "switch_sigma",
+            "executor",
         ],
         "outputs": ["TL_RUN", "IMAGE", "STRING"],
+    },
+    "ThroughlineExecutor": {
+        "inputs": ["run_on", "devices", "order", "address"],
+        "outputs": ["TL_EXECUTOR"],
     },
     "ThroughlineSegment": {
         "inputs": [
