@@ -27,6 +27,7 @@ from . import (
     recall,
     rollout,
     sampling,
+    schedule,
     segment,
     storyboard,
 )
@@ -54,6 +55,7 @@ NODES: list[type[io.ComfyNode]] = [
     *hierarchy_plan.NODES,
     *coarse_plan.NODES,
     *executor.NODES,
+    *schedule.NODES,
     *demo.NODES,
 ]
 

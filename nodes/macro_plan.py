@@ -37,12 +37,13 @@ from ..runs.contact_sheet import contact_sheet
 from ..runs.folder import RunFolder
 from ..runs.keys import KIND, PLANNED
 from ..runs.render import RenderedSegment, render_run
+from ..runs.run import Run
 from .anchor_pictures import AnchorPictures, given_anchors
 from .film import Film, film_request, plan_film
 from .film_keyframes import START, START_AND_END
 from .film_memory import ReadLatent
 from .film_sampler import check_choice
-from .plan_value import Plan, by_id
+from .plan_value import Plan, PromisedPlan, by_id
 from .rendering import FilmRenderer, describe_film, frame_picture, jpeg_bytes, runs_root
 
 if TYPE_CHECKING:
@@ -183,7 +184,26 @@ def render_macro(macro: MacroFilm, node_id: str) -> tuple[Plan, torch.Tensor, st
             folder, stored, renderer.render, renderer.first_known, renderer.report
         )
         run = folder.run
-    plan = Plan(
+    return plan_value(macro, run), contact_sheet(run), _summary(macro, len(rendered))
+
+
+def leave_plan(macro: MacroFilm, inputs: Mapping[str, Any], node_id: str) -> PromisedPlan:
+    """The plan with what its run folder has of it; a schedule makes the rest from these inputs."""
+    with RunFolder.open(
+        runs_root(),
+        macro.film.request.run_name,
+        macro.parameters,
+        macro.stored,
+        fps=macro.film.fps,
+    ) as folder:
+        plan = plan_value(macro, folder.run)
+    return PromisedPlan(**vars(plan), inputs=inputs, node_id=node_id)
+
+
+def plan_value(macro: MacroFilm, run: Run) -> Plan:
+    """The plan of a film whose run folder this is."""
+    film, request = macro.film, macro.film.request
+    return Plan(
         run=run,
         storyboard=film.storyboard,
         segments=macro.segments,
@@ -195,7 +215,6 @@ def render_macro(macro: MacroFilm, node_id: str) -> tuple[Plan, torch.Tensor, st
         vae=film.parameters["vae"],
         channels=film.latent_shape(film.segments[0])[1],
     )
-    return plan, contact_sheet(run), _summary(macro, len(rendered))
 
 
 def _summary(macro: MacroFilm, rendered: int) -> str:

@@ -14,6 +14,7 @@ from .macro_plan import (
     PLANNERS,
     SEEDS_FROM,
     describe_macro,
+    leave_plan,
     plan_macro,
     render_macro,
 )
@@ -21,6 +22,7 @@ from .rendering import run_digest
 from .sampling import EXAMPLE_SCRIPT
 from .sockets import TL_KEYFRAMES, TL_PLAN, TL_STORYBOARD
 from .widgets import (
+    LEAVE,
     NOT_LINKED,
     RENDER,
     check_widgets,
@@ -131,6 +133,7 @@ class MacroPlan(io.ComfyNode):
                     "a new name starts afresh.",
                     "Segments to plan again with another seed: '4:1, 7:2'. Those that "
                     "continue them are planned again, too. The sidebar writes this for you.",
+                    scheduled=True,
                 ),
                 switch_sigma_widget(),
                 io.Combo.Input(
@@ -186,6 +189,10 @@ class MacroPlan(io.ComfyNode):
     @classmethod
     def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
         macro, node_id = plan_macro(inputs), str(cls.hidden.unique_id)
+        if when_queued == LEAVE:
+            left = leave_plan(macro, inputs, node_id)
+            said = describe_macro(macro, node_id)
+            return io.NodeOutput(left, ExecutionBlocker(None), said, ui=ui.PreviewText(said))
         if when_queued != RENDER:
             stop = ExecutionBlocker(None)
             return io.NodeOutput(

@@ -1,8 +1,10 @@
-"""The value of TL_PLAN: a film as anchors on disk, ready to be filled."""
+"""The value of TL_PLAN: a film as anchors on disk, ready to be filled; or that will be there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from ..planning.frames import FrameGrid
 from ..planning.macro import MacroSegment
 from ..planning.schedule import SeedFrom
 from ..planning.storyboard import Storyboard
-from ..runs.run import Run
+from ..runs.run import Run, open_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,28 @@ class Plan:
     def anchors(self, index: int) -> dict[int, Tensor]:
         """The known latent frames b c 1 h w of a segment by id. Raises ValueError like Run."""
         return by_id(self.segments[index], self.run.latent(index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromisedPlan(Plan):
+    """A plan that a schedule makes. `run` is its folder as it was when promised, `inputs` are
+    those of the plan node `node_id`, from which it is decided again."""
+
+    inputs: Mapping[str, Any]
+    node_id: str
+
+    def anchors(self, index: int) -> dict[int, Tensor]:
+        """As they lie on disk now. Raises ValueError like Run, while they are not made too."""
+        return by_id(self.segments[index], open_run(self.run.path).latent(index))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fills:
+    """The value of TL_FILLS: the inputs of the populate node `node_id`, which left its work to a
+    schedule."""
+
+    inputs: Mapping[str, Any]
+    node_id: str
 
 
 def by_id(segment: MacroSegment, latent: Tensor) -> dict[int, Tensor]:

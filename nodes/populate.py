@@ -7,11 +7,13 @@ from typing import Any
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from .fill_running import render_population
+from .fill_running import chosen_executor, render_population
+from .plan_value import Fills
 from .populating import FILLERS, describe_population, plan_population
 from .rendering import run_digest
-from .sockets import TL_PLAN, TL_RUN
+from .sockets import TL_EXECUTOR, TL_FILLS, TL_PLAN, TL_RUN
 from .widgets import (
+    LEAVE,
     RENDER,
     check_widgets,
     guidance_widgets,
@@ -64,7 +66,8 @@ class PopulateSegments(io.ComfyNode):
                     default=FILLERS[0],
                     tooltip="Between the anchors works with every model named above. Choose "
                     "continue to the anchors when what it makes is smeared: for models that only "
-                    "learned to continue a clip. Choose sparse only with MMPL weights.",
+                    "learned to continue a clip. Choose sparse only with MMPL weights, block by "
+                    "block only with causal ones.",
                 ),
                 negative_prompt_widget(),
                 *seed_and_steps(
@@ -79,8 +82,15 @@ class PopulateSegments(io.ComfyNode):
                     "plan's. The same name resumes.",
                     "Segments to fill again with another seed: '4:1, 7:2'. Only they are "
                     "filled again. The sidebar writes this for you.",
+                    scheduled=True,
                 ),
                 switch_sigma_widget(),
+                TL_EXECUTOR.Input(
+                    "executor",
+                    optional=True,
+                    tooltip="Fills several segments at once, on more devices than one. Connect "
+                    "it where you have them.",
+                ),
             ],
             outputs=[
                 TL_RUN.Output(display_name="run", tooltip="The run folder, for assembly."),
@@ -88,8 +98,12 @@ class PopulateSegments(io.ComfyNode):
                     display_name="contact_sheet", tooltip="One small picture per segment."
                 ),
                 io.String.Output(display_name="report", tooltip="Segments and lengths as text."),
+                TL_FILLS.Output(
+                    display_name="fills",
+                    tooltip="For Adaptive schedule, when this is left to a schedule.",
+                ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -102,13 +116,15 @@ class PopulateSegments(io.ComfyNode):
 
     @classmethod
     def execute(cls, when_queued: str, **inputs: Any) -> io.NodeOutput:
-        population, node_id = plan_population(inputs), str(cls.hidden.unique_id)
+        left, node_id = when_queued == LEAVE, str(cls.hidden.unique_id)
+        executor = chosen_executor(inputs.get("executor"))
+        population, stop = plan_population(inputs, left), ExecutionBlocker(None)
         if when_queued != RENDER:
-            stop = ExecutionBlocker(None)
             said = describe_population(population, node_id)
-            return io.NodeOutput(stop, stop, stop, ui=ui.PreviewText(said))
-        run, sheet, report = render_population(population, node_id)
-        return io.NodeOutput(run, sheet, report, ui=ui.PreviewText(report))
+            fills = Fills(inputs=inputs, node_id=node_id) if left else stop
+            return io.NodeOutput(stop, stop, stop, fills, ui=ui.PreviewText(said))
+        run, sheet, report = render_population(population, node_id, executor)
+        return io.NodeOutput(run, sheet, report, stop, ui=ui.PreviewText(report))
 
 
 NODES: list[type[io.ComfyNode]] = [PopulateSegments]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..adapters.families import family_of
+from ..adapters.family import Family
 from ..adapters.filler import check_filler, encode_known, filler_of, pasted_clip
 from ..adapters.fingerprint import (
     fingerprint_model,
@@ -20,7 +21,9 @@ from ..adapters.geometry import check_vae, read_geometry
 from ..adapters.sampling import sample_given
 from ..adapters.sparse_sampling import sample_groups
 from ..adapters.sparse_wan import check_sparse_model
-from ..planning.layout import HANDED
+from ..adapters.wan_causal import WanCausal
+from ..planning.layout import HANDED, block_by_block
+from ..planning.macro import MacroSegment
 from ..planning.segments import SEED_RANGE, TAKE_STRIDE, Segment, parse_takes
 from ..runs.keys import KIND, PLANNED
 from ..runs.render import RenderedSegment
@@ -29,15 +32,19 @@ from .film_loras import film_warnings, plan_loras
 from .film_progress import TellStep
 from .film_sampler import check_choice, low_noise_parameters, sampler_settings
 from .macro_plan import as_one
-from .plan_value import Plan
+from .plan_value import Plan, PromisedPlan
 from .rendering import FilmRenderer, describe_film, preview_jpeg
+from .widgets import LEAVE
 
 FILL = "fill"
 """Kind of the run folder."""
 
 BETWEEN, SPARSE = "between the anchors", "sparse (MMPL weights)"
 CONTINUING = "continue to the anchors"
-FILLERS = (BETWEEN, SPARSE, CONTINUING)
+CAUSAL = "block by block (causal weights)"
+FILLERS = (BETWEEN, SPARSE, CONTINUING, CAUSAL)
+IN_GROUPS = (SPARSE, CAUSAL)
+"""Fillers that make one group of latent frames after another, reading what is finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +62,21 @@ class Population:
         return self.film.parameters["vae"] != self.plan.vae
 
 
-def plan_population(inputs: Mapping[str, Any]) -> Population:
-    """Check every input and decide the fills. Raises ValueError naming input, rule and value."""
+def plan_population(inputs: Mapping[str, Any], scheduled: bool = False) -> Population:
+    """Check every input and decide the fills. Raises ValueError naming input, rule and value.
+
+    `scheduled`: a schedule runs them, which can make a promised plan, too.
+    """
     plan: object = inputs["plan"]
     if not isinstance(plan, Plan):
         raise ValueError(f"plan must come from a Plan film node, got {type(plan).__name__}")
-    plan.run.require_finished()
+    if not isinstance(plan, PromisedPlan):
+        plan.run.require_finished()
+    elif not scheduled:
+        raise ValueError(
+            f"plan is left to a schedule: choose {LEAVE!r} here, too, and connect fills to an "
+            "Adaptive schedule node"
+        )
     check_choice("filler", inputs["filler"], FILLERS)
     request = film_request(
         {
@@ -79,17 +95,13 @@ def plan_population(inputs: Mapping[str, Any]) -> Population:
     family = family_of(request.model)
     geometry = read_geometry(request.model)
     check_vae(geometry, request.vae)
-    if inputs["filler"] == SPARSE:
-        check_sparse_model(request.model)
-        if request.low_noise_model is not None:
-            raise ValueError(
-                "filler 'sparse' takes one model, got a low_noise_model as well: disconnect it"
-            )
+    if inputs["filler"] in IN_GROUPS:
+        _check_groups(inputs["filler"], family, request.model, request.low_noise_model)
     else:
         check_filler(family)
     check_texts(request)
     capabilities = family.capabilities(request.model)
-    if inputs["filler"] == SPARSE:
+    if inputs["filler"] in IN_GROUPS:
         capabilities = replace(capabilities, own_sampler=None, guidance=True)
     sampler = sampler_settings(request, capabilities, family)
     if geometry.grid != plan.grid:
@@ -134,12 +146,31 @@ def plan_population(inputs: Mapping[str, Any]) -> Population:
     return Population(film=film, plan=plan, filler=inputs["filler"], plan_vae=plan_vae)
 
 
+def _check_groups(filler: str, family: Family, model: Any, low_noise_model: Any) -> None:
+    """Raises ValueError for models that cannot fill in groups, or not in such ones."""
+    check_sparse_model(model)
+    if filler == CAUSAL and not isinstance(family, WanCausal):
+        raise ValueError(
+            f"model must be causal Wan (Self-Forcing, Causal-Forcing) for filler {CAUSAL!r}, got "
+            f"{family.name}: choose {BETWEEN!r}"
+        )
+    if low_noise_model is not None:
+        raise ValueError(
+            f"filler {filler!r} takes one model, got a low_noise_model as well: disconnect it"
+        )
+
+
 def _planned(plan: Plan) -> dict[str, list[Any]]:
     """What each fill follows: the plan's anchors, by content, and their places."""
     return {
-        str(place): [record.content, one.layout.name, one.layout.latent_frames]
+        str(place): followed(one, record.content)
         for place, (one, record) in enumerate(zip(plan.segments, plan.run.segments, strict=True))
     }
+
+
+def followed(one: MacroSegment, content: str | None) -> list[Any]:
+    """What the fill of a segment follows; `content` is its plan's, None while that is not made."""
+    return [content, one.layout.name, one.layout.latent_frames]
 
 
 def _segments(plan: Plan, seed: int, takes: Mapping[int, int]) -> tuple[Segment, ...]:
@@ -172,8 +203,8 @@ def _check_exchange(plan: Plan, vae: str, plan_vae: Any, filler: str) -> None:
     """The plan's latents fit the filler, or the VAE is there that turns them into pictures."""
     if vae == plan.vae:
         return
-    if filler == SPARSE:
-        raise ValueError("the sparse filler needs the VAE that the plan was made with")
+    if filler in IN_GROUPS:
+        raise ValueError(f"filler {filler!r} needs the VAE that the plan was made with")
     if plan_vae is None:
         raise ValueError(
             "vae is another one than the plan's: connect the plan's VAE to plan_vae, so that its "
@@ -205,8 +236,8 @@ class FillRenderer(FilmRenderer):
         population, segment = self._population, self._film.segments[index]
         one = population.plan.segments[index]
         anchors = self._anchors(segment)
-        if population.filler == SPARSE:
-            latent = self._sparse(segment, anchors)
+        if population.filler in IN_GROUPS:
+            latent = self._in_groups(segment, anchors)
         else:
             latent = self._between(segment, anchors)
         kept = latent[:, :, : one.kept_latent_frames]
@@ -250,11 +281,13 @@ class FillRenderer(FilmRenderer):
             self._loras.dress(film.loras.of(segment)),
         )
 
-    def _sparse(self, segment: Segment, anchors: dict[int, torch.Tensor]) -> torch.Tensor:
-        """The layout's fills in turn, as far as they are kept."""
+    def _in_groups(self, segment: Segment, anchors: dict[int, torch.Tensor]) -> torch.Tensor:
+        """The fills of the layout, or a causal model's blocks, in turn, as far as they are kept."""
         film = self._film
         one = self._population.plan.segments[segment.index]
         layout = one.layout
+        if self._population.filler == CAUSAL:
+            layout = block_by_block(layout)
         model, positive, negative = self.dressed(segment)
         whole = replace(segment, latent_frames=layout.latent_frames)
         latents = sample_groups(

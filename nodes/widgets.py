@@ -21,6 +21,9 @@ SAMPLER_NAMES = [*comfy.samplers.SAMPLER_NAMES, "ar_video"]
 RENDER, SHOW = "render", "only show what would be rendered"
 """What a node does when it is queued."""
 
+LEAVE = "leave it to a schedule"
+"""What nodes that an Adaptive schedule runs can do, too."""
+
 NOT_LINKED = "not linked"
 """In `validate_inputs` the host gives None for a linked input and leaves an absent one out."""
 
@@ -125,16 +128,21 @@ def seed_and_steps(seed_tooltip: str, steps: int, steps_tooltip: str) -> list[io
     ]
 
 
-def run_widgets(name: str, name_tooltip: str, retakes_tooltip: str) -> list[io.Input]:
-    """The run folder of what a node makes, what of it is made again, and a look before."""
+def run_widgets(
+    name: str, name_tooltip: str, retakes_tooltip: str, scheduled: bool = False
+) -> list[io.Input]:
+    """The run folder of what a node makes, what of it is made again, and a look before. `scheduled`
+    nodes can leave their work to an Adaptive schedule."""
+    look = "Choose the second to see which segments a change would cost."
+    leave = " The third lets an Adaptive schedule run this."
     return [
         io.String.Input("run_name", default=name, tooltip=name_tooltip),
         io.String.Input("retakes", default="", tooltip=retakes_tooltip),
         io.Combo.Input(
             "when_queued",
-            options=[RENDER, SHOW],
+            options=[RENDER, SHOW, *([LEAVE] if scheduled else [])],
             default=RENDER,
-            tooltip="Choose the second to see which segments a change would cost.",
+            tooltip=look + leave * scheduled,
         ),
     ]
 

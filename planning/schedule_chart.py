@@ -48,12 +48,15 @@ class Chart:
     @property
     def gap(self) -> float:
         """How much longer than the best lower bound: 0.07 is 7 percent."""
-        return self.timing.makespan / self.bounds.best - 1.0
+        return self._over(self.bounds.best)
 
     @property
     def chain_gap(self) -> float:
         """How much longer than the longest chain (LB1), which no number of devices shortens."""
-        return self.timing.makespan / self.bounds.chain - 1.0
+        return self._over(self.bounds.chain)
+
+    def _over(self, bound: float) -> float:
+        return self.timing.makespan / bound - 1.0 if bound else 0.0
 
 
 def playable_at(slots: tuple[Slot, ...], last_step: Step) -> float | None:

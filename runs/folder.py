@@ -84,7 +84,7 @@ class RunFolder:
         """Not for callers: RunFolder.open checks what this takes for granted."""
         self.path = path
         self._lock, self._before, self._clock = lock, before, clock
-        self._parameters, self._fps, self._pack_version = parameters, fps, pack_version
+        self._fps, self._pack_version = fps, pack_version
         self._kept_takes = kept_takes
         self._plan = RunPlan(path, parameters, segments, before)
         self._created = before.created if before else _utc(clock())
@@ -175,6 +175,14 @@ class RunFolder:
             self._settle_previews(changed)
             self._write_manifest()
 
+    def follow(self, index: int, planned: Sequence[Any]) -> None:
+        """Say what of a plan segment `index` (0-based) follows, where the plan was made after this
+        run was opened (keys.PLANNED). What is on disk for it is found again."""
+        changed = self._plan.follow(index, planned)
+        if changed:
+            self._settle_previews(changed)
+            self._write_manifest()
+
     def read_segment(self, index: int) -> Tensor:
         """The latent of segment `index` (0-based), [1, c, t, h, w] float32, verified.
 
@@ -206,7 +214,7 @@ class RunFolder:
                 "on disk"
             )
         recalled = recalled_content(segment, self._plan.found)
-        if segment.recalls and recalled is None:
+        if segment.looks_back_at and recalled is None:
             raise ValueError(
                 f"segment {index + 1} of run {self.name!r} remembers segments that are not on disk"
             )
@@ -317,7 +325,7 @@ class RunFolder:
             pack_version=self._pack_version,
             created=self._created,
             fps=self._fps,
-            parameters=self._parameters,
+            parameters=self._plan.parameters,
             segments=tuple(self._record(s.index, not s.needs_render) for s in self.state()),
             unused=tuple(f"{SEGMENTS}/{name}" for name in unused),
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .keys import segment_key, segment_keys, shared_key
+from .keys import PLANNED, canonical, segment_key, segment_keys, shared_key
 from .manifest import Manifest
 from .run import SEGMENTS
 from .segment_file import StoredSegment, read_segment_file
@@ -38,7 +38,7 @@ class RunPlan:
         """Raises ValueError for a first segment that starts from a tail."""
         assert all(segment.index == position for position, segment in enumerate(segments))
         self._folder = path / SEGMENTS
-        self._parameters, self._before = parameters, before
+        self.parameters, self._before = parameters, before
         self._base = shared_key(parameters)
         self._segments = list(segments)
         self.keys = list(segment_keys(parameters, segments))
@@ -59,7 +59,7 @@ class RunPlan:
         self._segments[segment.index] = segment
         changed = {}
         for later in self._segments[segment.index :]:
-            key = segment_key(self._base, self._parameters, later, self.keys[: later.index])
+            key = segment_key(self._base, self.parameters, later, self.keys[: later.index])
             if key != self.keys[later.index]:
                 changed[later.index] = self.keys[later.index] = key
         found = find_stored(self._folder, changed, self._lengths())
@@ -67,9 +67,18 @@ class RunPlan:
             self.found[index] = one
         return tuple(changed)
 
+    def follow(self, index: int, planned: Sequence[Any]) -> tuple[int, ...]:
+        """What of a plan the segment at `index` follows (keys.PLANNED), known now that it is made.
+
+        Returns the indices of the segments whose keys changed.
+        """
+        entries = {**self.parameters.get(PLANNED, {}), str(index): canonical(planned, PLANNED)}
+        self.parameters = {**self.parameters, PLANNED: entries}
+        return self.replan(self._segments[index])
+
     def states(self) -> tuple[SegmentState, ...]:
         """What is reused and what is to be made, and why."""
-        return segment_states(self._segments, self.keys, self.found, self._parameters, self._before)
+        return segment_states(self._segments, self.keys, self.found, self.parameters, self._before)
 
     def stored(self, index: int) -> StoredSegment | None:
         """What the file of a segment says, None where there is none, or none that is whole."""
