@@ -13,6 +13,7 @@ import torch
 
 from .blank import BlankClips
 from .family import Conditioning, Family, SegmentInputs
+from .guide import Guide, guided_settings, prepare_control
 from .lora_switch import Dress, Dressed
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def sample_segment(
     callback: StepCallback | None = None,
     dress: Dress | None = None,
     end: torch.Tensor | None = None,
+    guide: Guide | None = None,
 ) -> torch.Tensor:
     """Sample one segment of `shape` (b c t h w) that starts with the latent frames `known`.
 
@@ -105,7 +107,7 @@ def sample_segment(
     `end` (b c k h w), to the bit as well where the family keeps an end
     (`Capabilities.end_known_latent_frames`). Interruption raises core's
     InterruptProcessingException within one step. `dress` puts LoRAs on each expert
-    (adapters/lora_switch.py).
+    (adapters/lora_switch.py). It follows `guide`, where there is one (adapters/guide.py).
     """
     num_known = 0 if known is None else known.shape[2]
     num_end = 0 if end is None else end.shape[2]
@@ -116,14 +118,21 @@ def sample_segment(
     def prepare(
         dressed: ModelPatcher, wanted: Conditioning, unwanted: Conditioning, latent: torch.Tensor
     ) -> SegmentInputs:
-        if num_known or num_end:
-            return family.prepare(dressed, blanks, wanted, unwanted, latent, num_known, num_end)
-        return SegmentInputs(
+        inputs = SegmentInputs(
             model=dressed, positive=wanted, negative=unwanted, latent=latent, noise_mask=None
         )
+        if num_known or num_end:
+            inputs = family.prepare(dressed, blanks, wanted, unwanted, latent, num_known, num_end)
+        if guide is not None and guide.as_control:
+            return prepare_control(blanks, inputs, wanted, unwanted, guide, num_known, num_end)
+        return inputs
 
+    begin = None
+    if guide is not None:
+        settings = guided_settings(settings, guide)
+        begin = None if guide.as_control else guide.latent
     return sample_given(
-        prepare, model, positive, negative, settings, shape, given, seed, callback, dress
+        prepare, model, positive, negative, settings, shape, given, seed, callback, dress, begin
     )
 
 
@@ -138,14 +147,17 @@ def sample_given(
     seed: int,
     callback: StepCallback | None = None,
     dress: Dress | None = None,
+    begin: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sample a latent of `shape` (b c t h w) in which the `given` frames stand, wherever that is.
 
-    They come out to the bit. `prepare` says how they enter the model; the rest is as in
-    `sample_segment`.
+    They come out to the bit. `prepare` says how they enter the model; what is not given begins as
+    the noised latent `begin`, or as noise. The rest is as in `sample_segment`.
     """
     comfy.model_management.throw_exception_if_processing_interrupted()
     latent = torch.zeros(shape, dtype=torch.float32, device="cpu")
+    if begin is not None:
+        latent.copy_(begin)
     _keep(latent, given)
     noise = segment_noise(latent, seed)
     samples, done = latent, 0

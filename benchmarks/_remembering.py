@@ -211,8 +211,18 @@ class Rememberer:
             )
         return self.texts[caption]
 
-    def sample(self, bank: Any, caption: str, latent_frames: int, start: int, seed: int) -> Tensor:
-        """Frames [n, h, w, 3] of latent frames from time `start` on, made from text and memory."""
+    def sample(
+        self,
+        bank: Any,
+        caption: str,
+        latent_frames: int,
+        start: int,
+        seed: int,
+        known: Tensor | None = None,
+        guide: Any | None = None,
+    ) -> Tensor:
+        """A latent 1 c t h w from time `start` on, made from text and memory, behind the latent
+        frames `known` 1 c k h w and along a guide (adapters/guide.py), where there are any."""
         from throughline.adapters.attach import attach_memory
         from throughline.adapters.sampling import sample_segment
 
@@ -226,8 +236,9 @@ class Rememberer:
             text,
             self.settings,
             (1, 16, latent_frames, 8, 8),
-            None,
+            known,
             seed,
+            guide=guide,
         )
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -72,6 +72,7 @@ class TinyModels:
 
         from .tiny_images import IMAGE_FAMILIES
         from .tiny_models import FAMILIES, tiny_text_encoder, tiny_wan_vae
+        from .tiny_vae import CHANNELS, tiny_wan22_vae
 
         image = IMAGE_FAMILIES.get(family)
         tiny = image or FAMILIES[family]
@@ -79,10 +80,13 @@ class TinyModels:
             tiny = replace(tiny, unet_config={**tiny.unet_config, "num_layers": layers})
         model = tiny.model(seed)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "note_call", note_call)
+        wan_vae = tiny_wan_vae
+        if model.get_model_object("latent_format").latent_channels == CHANNELS:
+            wan_vae = tiny_wan22_vae
         return (
             model,
             image.text_encoder(seed=seed) if image else tiny_text_encoder(tiny.text_width, seed),
-            image.vae(seed=seed) if image else tiny_wan_vae(seed=seed),
+            image.vae(seed=seed) if image else wan_vae(seed=seed),
             tiny.conditioning(1),
             tiny.conditioning(2),
         )

@@ -36,6 +36,7 @@ from ..planning.segments import (
 )
 from ..planning.storyboard import Shot, Storyboard, Transition, video_prompt
 from ..planning.storyboard_tiled import tiled_prompt
+from .film_hierarchy import FilmHierarchy, plan_hierarchy
 from .film_keyframes import FilmKeyframes, describe_keyframes, plan_keyframes
 from .film_loras import FilmLoras, film_warnings, plan_loras
 from .film_memory import FilmMemory, plan_memory
@@ -98,6 +99,7 @@ class FilmRequest:
     keyframes: Keyframes | None
     keyframe_use: str | None
     shot_prompts: str | None
+    coarse_plan: Any | None
 
     @property
     def latent_input(self) -> str:
@@ -132,6 +134,7 @@ class Film:
     loras: FilmLoras = FilmLoras()
     memory: FilmMemory = FilmMemory()
     keyframes: FilmKeyframes = FilmKeyframes()
+    hierarchy: FilmHierarchy = FilmHierarchy()
 
     def latent_shape(self, segment: Segment) -> tuple[int, int, int, int, int]:
         return self.geometry.latent_shape(
@@ -166,12 +169,13 @@ def plan_film(request: FilmRequest, any_sampler: bool = False, any_end: bool = F
     storyboard = _storyboard(request)
     keyframes = plan_keyframes(request, storyboard, family, capabilities)
     fps = storyboard.fps or request.fps
+    longest = _segment_latent_frames(request, capabilities, geometry)
     segments = plan_segments(
         storyboard,
         FilmSettings(
             fps=fps,
             grid=geometry.grid,
-            segment_latent_frames=_segment_latent_frames(request, capabilities, geometry),
+            segment_latent_frames=longest,
             tail_latent_frames=_tail_latent_frames(request, capabilities, family),
             seconds_per_shot=request.seconds_per_shot,
             unmarked_shots=cast(Transition, request.unmarked_shots),
@@ -188,9 +192,20 @@ def plan_film(request: FilmRequest, any_sampler: bool = False, any_end: bool = F
     memory, segments = plan_memory(
         request.memory, request.memory_strength, segments, models, latent_size, keyframes
     )
+    hierarchy, segments = plan_hierarchy(
+        request.coarse_plan,
+        request.seed,
+        segments,
+        request.model,
+        family,
+        capabilities,
+        geometry,
+        (longest, request.height, request.width),
+    )
     notes, warnings = describe_keyframes(
         keyframes, storyboard, segments, family, capabilities.end_frame
     )
+    with_loras = loras.parameters(segments)
     return Film(
         request=request,
         storyboard=storyboard,
@@ -201,11 +216,12 @@ def plan_film(request: FilmRequest, any_sampler: bool = False, any_end: bool = F
         fps=fps,
         parameters={
             **_parameters(request, family, sampler, start),
-            **loras.parameters(segments),
+            **with_loras,
             **memory.parameters(),
             **keyframes.parameters(segments),
+            **hierarchy.parameters(segments, geometry, with_loras),
         },
-        notes=notes,
+        notes=(*notes, *hierarchy.describe()),
         warnings=(
             *film_warnings(storyboard, loras, memory.memory, models, keyframes.follows),
             *warnings,
@@ -213,6 +229,7 @@ def plan_film(request: FilmRequest, any_sampler: bool = False, any_end: bool = F
         loras=loras,
         memory=memory,
         keyframes=keyframes,
+        hierarchy=hierarchy,
     )
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 from ..adapters.blank import BlankClips, ClipFiles
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
+from ..adapters.guide import Guide
 from ..adapters.keyframe_latents import end_latent, start_latent
 from ..adapters.lora_switch import Dressed
-from ..adapters.sampling import StepCallback, sample_segment
+from ..adapters.sampling import SamplerSettings, StepCallback, sample_segment
 from ..adapters.text import check_text
 from ..planning.segments import Segment
 from ..runs.atomic import write_atomic
@@ -31,6 +32,7 @@ from ..runs.run import Run
 from .events import announce_segment
 from .film import Film
 from .film_context import ContextPictures
+from .film_guides import FilmGuides
 from .film_keyframes import film_pixels
 from .film_memory import FilmRecorder, ReadLatent
 
@@ -191,8 +193,13 @@ class FilmRenderer:
         self._files = ClipFiles(clip_folder(), film.parameters["vae"], _write_passing)
         self._blanks = BlankClips(film.request.vae, files=self._files)
         self._context = ContextPictures(film)
+        self._guides = FilmGuides(
+            film, read, self.first_known, self._positive, self._negative, self._files
+        )
         self._conditioning: dict[str, Conditioning] = {}
-        self._progress = comfy.utils.ProgressBar(max(1, len(to_render) * film.sampler.steps))
+        plans = {one.first for i in to_render if (one := film.hierarchy.stretch_of(i)) is not None}
+        calls = len(to_render) + len(plans)
+        self._progress = comfy.utils.ProgressBar(max(1, calls * film.sampler.steps))
         self._previewer = latent_preview.get_previewer(
             film.request.model.load_device, film.request.model.get_model_object("latent_format")
         )
@@ -216,8 +223,9 @@ class FilmRenderer:
     def sample(self, segment: Segment, known: torch.Tensor | None) -> torch.Tensor:
         """The segment's latent b c t h w, started from the latent frames `known`."""
         film = self._film
-        done = self._progress.current
         settings = replace(film.sampler, low_noise_model=self._loras.low_noise_model)
+        guide = self._guide(segment, settings)
+        done = self._progress.current
         model, settings = self._recorder.attach(segment, self._loras.model, settings)
         positive, negative = self._context.attach(
             segment, self._positive(segment), self._negative(segment)
@@ -236,9 +244,32 @@ class FilmRenderer:
             self._step_callback(segment, done),
             self._loras.dress(film.loras.of(segment)),
             None if end is None else end_latent(film.request.vae, end),
+            guide,
         )
         self._progress.update_absolute(done + film.sampler.steps)
         return latent
+
+    def _guide(self, segment: Segment, settings: SamplerSettings) -> Guide | None:
+        """What the segment follows of the film's coarse plan, which is made first where it must."""
+        done, steps = self._progress.current, self._guides.steps_before(segment)
+        guide = self._guides.guide(
+            segment,
+            self._loras.model,
+            settings,
+            lambda one: self._loras.dress(self._film.loras.of(one)),
+            self._clip_callback(done),
+        )
+        self._progress.update_absolute(done + steps)
+        return guide
+
+    def _clip_callback(self, done: int) -> StepCallback:
+        """Progress and pictures of a coarse plan's small clip, from `done` steps on."""
+
+        def callback(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
+            picture = self._picture(denoised, denoised.shape[2] // 2)
+            self._progress.update_absolute(done + step + 1, self._progress.total, picture)
+
+        return callback
 
     def dressed(self, segment: Segment) -> Dressed:
         """The model with the segment's LoRAs and its conditionings, for other ways to sample."""
@@ -326,15 +357,18 @@ class FilmRenderer:
         middle = (segment.known_latent_frames + segment.latent_frames) // 2
 
         def callback(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
-            picture = None
-            if self._previewer is not None:
-                shown = min(middle, denoised.shape[2] - 1)
-                picture = self._previewer.decode_latent_to_preview_image(
-                    "JPEG", denoised[:, :, shown : shown + 1]
-                )
+            picture = self._picture(denoised, min(middle, denoised.shape[2] - 1))
             self._tell(segment, min(step + 1, self._film.sampler.steps), done, picture)
 
         return callback
+
+    def _picture(self, denoised: torch.Tensor, shown: int) -> Any:
+        """One latent frame of what is being made, as core's previewers show it; None without."""
+        if self._previewer is None:
+            return None
+        return self._previewer.decode_latent_to_preview_image(
+            "JPEG", denoised[:, :, shown : shown + 1]
+        )
 
     def _tell(self, segment: Segment, step: int, done: int, picture: Any) -> None:
         """A segment has made `step` steps; the film had made `done` when it began."""

@@ -10,7 +10,14 @@ from comfy_execution.graph import ExecutionBlocker
 from .film import SHOT_PROMPTS, film_request, plan_film
 from .film_keyframes import KEYFRAME_USES, START_AND_END
 from .rendering import describe_film, render_film, run_digest
-from .sockets import TL_KEYFRAMES, TL_MEMORY, TL_PLAN, TL_RUN, TL_STORYBOARD
+from .sockets import (
+    TL_COARSE_PLAN,
+    TL_KEYFRAMES,
+    TL_MEMORY,
+    TL_PLAN,
+    TL_RUN,
+    TL_STORYBOARD,
+)
 from .widgets import (
     NOT_LINKED,
     RENDER,
@@ -153,6 +160,12 @@ class ARSegmentSampler(io.ComfyNode):
                     optional=True,
                     tooltip="Choose the second when shots of a scene drift apart: each prompt then "
                     "begins with what all of them share. It wants an encoder for long texts.",
+                ),
+                TL_COARSE_PLAN.Input(
+                    "coarse_plan",
+                    optional=True,
+                    tooltip="Plans several segments coarsely, then makes each from the plan. "
+                    "Connect it when long shots wander.",
                 ),
             ],
             outputs=[

@@ -39,7 +39,8 @@ class Segment:
     `recalls` are the indices of the earlier segments that it remembers: None without a memory,
     empty where the memory holds only what it was given. `start_keyframe` and `end_keyframe` are the
     shots whose keyframes are its first and its last frame, `context_keyframes` those whose
-    keyframes it sees beside, in order of weight.
+    keyframes it sees beside, in order of weight. `guided_by` are the earlier segments that its
+    coarse plan looks back at, beside the one that it continues.
     """
 
     index: int
@@ -57,6 +58,12 @@ class Segment:
     start_keyframe: int | None = None
     end_keyframe: int | None = None
     context_keyframes: tuple[int, ...] = ()
+    guided_by: tuple[int, ...] = ()
+
+    @property
+    def looks_back_at(self) -> tuple[int, ...]:
+        """Indices of the earlier segments that it is made from beside the one it continues."""
+        return tuple(dict.fromkeys((*(self.recalls or ()), *self.guided_by)))
 
     @property
     def new_latent_frames(self) -> int:

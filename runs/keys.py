@@ -21,11 +21,12 @@ POSITION_FIELDS = frozenset(
         "start_keyframe",
         "end_keyframe",
         "context_keyframes",
+        "guided_by",
     }
 )
 """Fields of a segment that say where it stands and change no pixel. Every other field, also one
-that is added later, is part of its key. Of the segments in `recalls` the keys are, of the keyframes
-what KEYFRAMES says."""
+that is added later, is part of its key. Of the segments in `recalls` and `guided_by` the keys are,
+of the keyframes what KEYFRAMES says."""
 
 STARTS = "starts"
 """Reserved entry of the run's parameters: by kind of start ("image", "latent", "memory"), what such
@@ -48,7 +49,11 @@ PLANNED = "planned"
 """Reserved entry of the run's parameters: by index of a segment, as text, what of a plan it
 follows: its layout and length while it is planned, the plan's content when it is filled."""
 
-BY_SEGMENT = (LORAS, KEYFRAMES, PLANNED)
+GUIDE = "coarse plan"
+"""Reserved entry of the run's parameters: by index of a segment, as text, the coarse plan that it
+follows and where it stands in it."""
+
+BY_SEGMENT = (LORAS, KEYFRAMES, PLANNED, GUIDE)
 """The entries that are kept by index of a segment."""
 
 
@@ -133,6 +138,8 @@ def segment_key(
     made_from = [base, own, starts.get(segment.start), parent]
     if segment.recalls is not None:
         made_from += [parameters.get(MEMORY), [keys[index] for index in segment.recalls]]
+    if segment.guided_by:
+        made_from.append({"guided by": [keys[index] for index in segment.guided_by]})
     for name in BY_SEGMENT:
         entry = parameters.get(name, {}).get(str(segment.index))
         if entry:

@@ -102,11 +102,11 @@ def _verify(path: Path, key: str, latent_frames: int) -> StoredSegment | Damage:
 
 
 def recalled_content(segment: "Segment", found: Sequence[Found]) -> str | None:
-    """One hash over the contents of the segments that a segment remembers.
+    """One hash over the contents of the segments that a segment or its coarse plan remembers.
 
     None where it remembers none, or where one of them is not on disk.
     """
-    stored = [found[index] for index in segment.recalls or ()]
+    stored = [found[index] for index in segment.looks_back_at]
     contents = [one.content for one in stored if isinstance(one, StoredSegment)]
     return hash_json(contents) if contents and len(contents) == len(stored) else None
 
@@ -199,7 +199,7 @@ def _absent(
 
 def _recalled_again(segment: "Segment", states: Sequence[SegmentState]) -> int | None:
     """Number of the first remembered segment that is made again."""
-    return next((i + 1 for i in segment.recalls or () if states[i].needs_render), None)
+    return next((i + 1 for i in segment.looks_back_at if states[i].needs_render), None)
 
 
 def _changes(
