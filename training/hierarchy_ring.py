@@ -28,6 +28,7 @@ LEVELS, CHANNELS, LATENT_SIZE = 3, 16, 8
 WINDOWS = Windows((1, 4, 16))
 FULL_WINDOW = 4  # as many tokens per step as the others (design, 8.2)
 CONDITION = NUM_POSES + len(MOVES) + len(PLACE_WORDS)
+TURN_SHARE = 0.5  # of the camera paths of a training
 PANEL_POSES = 2  # poses that look alike but for a whole panel: numbers may be shifted by them
 
 
@@ -73,6 +74,17 @@ def random_moves(generator: np.random.Generator, frames: int) -> NDArray[np.int6
         length = int(generator.integers(RUN_LENGTHS[0], RUN_LENGTHS[1] + 1))
         runs.append(np.full(length, int(generator.choice(MOVES))))
     return np.concatenate(runs)[:frames]
+
+
+def training_moves(generator: np.random.Generator, frames: int) -> NDArray[np.int64]:
+    """Random moves, half of them after a whole turn of the camera, in which everything is seen.
+
+    Without turns too little of what comes was ever seen, and finding it again is learned late.
+    """
+    moves = random_moves(generator, frames)
+    if generator.uniform() < TURN_SHARE:
+        moves[:NUM_POSES] = generator.choice([-1, 1])
+    return moves
 
 
 def conditions(poses: NDArray[np.int64], moves: NDArray[np.int64], word: str) -> Tensor:
@@ -141,7 +153,7 @@ class RingSteps:
         frames = self.by_level[step % len(self.by_level)]
         length = self.rollout.history + self.rollout.chunk
         places = generator.integers(len(self.words), size=batch)
-        moves = np.stack([random_moves(generator, length) for _ in range(batch)])
+        moves = np.stack([training_moves(generator, length) for _ in range(batch)])
         poses = (generator.integers(NUM_POSES, size=(batch, 1)) + moves.cumsum(1)) % NUM_POSES
         shift = PANEL_POSES * generator.integers(NUM_POSES // PANEL_POSES, size=(batch, 1))
         told = torch.stack(
