@@ -1,4 +1,4 @@
-"""The files of hierarchy heads and planners: safetensors that say what they were trained for.
+"""The files of heads, planners and packed contexts: safetensors that say what they were made for.
 
 The metadata key `format` names the kind of file, `config` holds its sizes as JSON; a file whose
 tensors are not those of its sizes is refused by name before anything is made of it. Heads and
@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from .hierarchy_heads import HeadConfig, LearnedHead, build_head
 from .hierarchy_planner import HierarchyPlanner, PlannerConfig
+from .packed_context import PackedConfig, PackedEmbedder
 from .weight_format import tensors_digest
 
 HEAD_FORMAT, PLANNER_FORMAT = "throughline-hierarchy-head", "throughline-hierarchy-planner"
+PACKED_FORMAT = "throughline-packed-context"
 VERSION = 1
 SHOWN_CHARACTERS = 60  # of a wrong value, so that an error stays one line
 
@@ -72,6 +74,25 @@ class PlannerCard:
         return self.config.finest
 
 
+@dataclass(frozen=True)
+class PackedCard:
+    """What the file of a packed context says.
+
+    `base` names the video model and `head` the head whose codes it reads; `windows` are those of
+    the schedule it was trained with; `lora` is the file name of its LoRA, `lora_hash` that LoRA's
+    digest.
+    """
+
+    config: PackedConfig
+    base: str
+    head: str
+    windows: tuple[int, ...]
+    lora: str = ""
+    lora_hash: str = ""
+    title: str = ""
+    license: str = ""
+
+
 def write_head_file(path: Path, tensors: Mapping[str, Tensor], card: HeadCard) -> None:
     """Write the state dict of a head."""
     _write(path, tensors, HEAD_FORMAT, card)
@@ -97,6 +118,17 @@ def read_planner_file(path: Path) -> tuple[HierarchyPlanner, PlannerCard]:
     """A planner, ready to use, in float32. Raises ValueError as `read_head_file` does."""
     tensors, card = _read(path, PLANNER_FORMAT, PlannerCard)
     return _filled(path.name, HierarchyPlanner(card.config), tensors), card
+
+
+def write_packed_file(path: Path, tensors: Mapping[str, Tensor], card: PackedCard) -> None:
+    """Write the state dict of the embedders of a packed context."""
+    _write(path, tensors, PACKED_FORMAT, card)
+
+
+def read_packed_file(path: Path) -> tuple[PackedEmbedder, PackedCard]:
+    """Embedders, ready to use, in float32. Raises ValueError as `read_head_file` does."""
+    tensors, card = _read(path, PACKED_FORMAT, PackedCard)
+    return _filled(path.name, PackedEmbedder(card.config), tensors), card
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], kind: str, card: Any) -> None:
