@@ -1,4 +1,4 @@
-"""The ways to roll out a video by name, as nodes offer them and as a planner's file names its own."""
+"""The ways to roll out a video by name, as nodes offer them and planners' files name theirs."""
 
 from __future__ import annotations
 
