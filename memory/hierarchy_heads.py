@@ -230,7 +230,8 @@ class Block(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.mix(attend(self.q_norm(q), self.k_norm(k), v).transpose(1, 2).flatten(2))
+        read = attend(self.q_norm(q.float()), self.k_norm(k.float()), v)
+        return self.mix(read.transpose(1, 2).flatten(2))
 
     def _feed(self, x: Tensor) -> Tensor:
         return self.feed_out(F.gelu(self.feed_in(x), approximate="tanh"))

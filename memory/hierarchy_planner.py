@@ -211,7 +211,7 @@ class PlannerBlock(nn.Module):
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        read = attend(self.q_norm(q), self.k_norm(k), v, mask)
+        read = attend(self.q_norm(q.float()), self.k_norm(k.float()), v, mask)
         return self.mix(read.transpose(1, 2).flatten(2))
 
 
