@@ -3,8 +3,8 @@
 A long take of the ring is described by the pose of every latent frame. Its latents depend on the
 pose, on the move that led there and hardly on anything else: the demo VAE's convolutions over time
 reach two latent frames back, and cutting them to one changes a latent by 0.5 to 2.5 % of its
-deviation (measured). So each place is encoded once, at 16 poses after 3 moves, and any camera path is read
-from that table.
+deviation (measured). So each place is encoded once, at 16 poses after 3 moves, and any camera path
+is read from that table.
 """
 
 from __future__ import annotations
