@@ -75,20 +75,20 @@ def lower_start(sigmas: torch.Tensor, share: float) -> torch.Tensor:
     """
     if not 0.0 < share <= 1.0:
         raise ValueError(f"start_noise must be above 0 and at most 1, got {share}")
-    wanted, steps = float(sigmas[0]) * share, len(sigmas) - 1
-    low = int((sigmas > wanted).sum())
-    if low > steps or (low == steps and float(sigmas[-1]) == wanted):
+    curve, steps = sigmas.double(), len(sigmas) - 1
+    wanted = float(curve[0]) * share
+    low = int((curve > wanted).sum())
+    if low > steps or (low == steps and float(curve[-1]) == wanted):
         raise ValueError(
             f"start_noise {share:g} must lie above the last noise level, got levels from "
             f"{float(sigmas[0]):g} to {float(sigmas[-1]):g}"
         )
     if low == 0:
         return sigmas.clone()
-    above, below = float(sigmas[low - 1]), float(sigmas[low])
+    above, below = float(curve[low - 1]), float(curve[low])
     begin = low - 1 + (above - wanted) / (above - below)
     times = torch.linspace(begin, steps, steps + 1, dtype=torch.float64)
     before = times.floor().clamp(max=steps - 1).long()
-    curve = sigmas.double()
     between = torch.lerp(curve[before], curve[before + 1], times - before)
     return between.to(sigmas.dtype)
 

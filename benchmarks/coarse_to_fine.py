@@ -54,7 +54,7 @@ class Guided(Rememberer):
         from throughline.adapters.hierarchy_weights import load_head, load_planner
         from throughline.nodes.coarse_plan import START_NOISE
         from throughline.nodes.coarse_plan_value import NOISY_START, read_coarse_plan
-        from throughline.training.hierarchy_film import PLANNER_FILE
+        from throughline.training.hierarchy_film_training import PLANNER_FILE
         from throughline.training.hierarchy_training import HEAD_FILE
 
         self.plan = read_coarse_plan(

@@ -1,4 +1,4 @@
-"""Train a planner for films: coarse codes of shots of a story, conditioned on their captions.
+"""What a planner of films is trained on: coarse codes of the shots of a story, and their captions.
 
 Its data are the stories of `train memory`: shots of six latent frames in three places with cuts
 between them, in any order, so that places and people come back. It plans the levels that a video
@@ -11,7 +11,6 @@ modulo 16.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Sequence
@@ -25,24 +24,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapters.demo_models import WEIGHTS, DemoTextModel
-from ..memory.hierarchy import HierarchyGrid, HierarchyHead
-from ..memory.hierarchy_format import PlannerCard, read_head_file, write_planner_file
-from ..memory.hierarchy_heads import LearnedHead
-from ..memory.hierarchy_planner import HierarchyPlanner, PlannerConfig, TextReader, TokenSpan
+from ..memory.hierarchy import HierarchyHead
+from ..memory.hierarchy_planner import TextReader, TokenSpan
 from ..planning.film_plan import until
 from ..planning.rollout import CoarseToFine, RolloutStep, Span, Windows
 from .address_warm_up import HARMONICS, draw_shots
-from .checkpoints import MovingAverage, write_tensors
-from .hierarchy_data import story_files
-from .hierarchy_planner_training import PlannerTrainingConfig, train_planner
-from .hierarchy_training import HEAD_FILE
+from .checkpoints import write_tensors
 from .memory_story import SEGMENT_LATENT_FRAMES
-from .vae_training import BUILD
-from .world import CHARACTER_NAMES, FRAME_SIZE, NUM_POSES, PLACE_WORDS, POSE_STEP
-
-FOLDER = BUILD / "hierarchy_film"
-PLANNER_FILE = WEIGHTS / "hierarchy_planners" / "throughline_demo_film_planner.safetensors"
-LATENT_SIZE = FRAME_SIZE // POSE_STEP
+from .world import CHARACTER_NAMES, NUM_POSES, PLACE_WORDS
 
 ROLLOUT = CoarseToFine(Windows((1, 6, 48)), finest=1)
 """Level 1 shot by shot, level 2 for eight shots at once: it looks back nine shots."""
@@ -195,84 +184,3 @@ def warm_up_reader(reader: TextReader, text: DemoTextModel, steps: int, seed: in
 def _named(logits: Tensor, wanted: Tensor) -> Tensor:
     """Cross-entropy of `b f n` against one class per sample `b`."""
     return F.cross_entropy(logits.flatten(0, 1), wanted.repeat_interleave(logits.shape[1]))
-
-
-def film_planner(head: HierarchyHead, reader: TextReader, gain: Tensor) -> HierarchyPlanner:
-    """A planner with random weights but for its reader, which is not trained any further."""
-    config = PlannerConfig(
-        head.code_channels, finest=ROLLOUT.finest, condition=CONDITION, text=CONDITION
-    )
-    planner = HierarchyPlanner(config)
-    assert planner.reader is not None
-    planner.reader.load_state_dict(reader.state_dict())
-    planner.reader.requires_grad_(False)
-    planner.gain.copy_(gain)
-    return planner
-
-
-def centres(head: HierarchyHead, height: int, width: int) -> list[Tensor]:
-    """Where the tokens of each level stand in a picture of `height` x `width` latent cells."""
-    grid = HierarchyGrid(height, width, head.levels)
-    return [grid.centres(level) for level in range(head.levels)]
-
-
-def export_planner(
-    planner: HierarchyPlanner, average: MovingAverage, head: str, path: Path
-) -> None:
-    """Write the averaged weights as bfloat16."""
-    state = {**planner.state_dict(), **average.values}
-    card = PlannerCard(
-        planner.config,
-        head,
-        "Wan21",
-        "coarse to fine",
-        ROLLOUT.windows.frames,
-        "text",
-        title="Throughline demo film planner",
-        license="GPL-3.0-or-later",
-    )
-    write_planner_file(path, {name: one.to(torch.bfloat16) for name, one in state.items()}, card)
-
-
-def prepare(head: LearnedHead, folder: Path, stories: int, warm_up: int, seed: int) -> TextReader:
-    """Teach the reader and encode the stories, as far as the folder lacks either."""
-    from ..adapters.demo_models import load_demo_text_encoder
-
-    reader, kept = demo_reader(seed), folder / "reader.safetensors"
-    if kept.exists():
-        reader.load_state_dict(load_file(kept))
-    else:
-        warm_up_reader(reader, load_demo_text_encoder().cond_stage_model, warm_up, seed)
-        write_tensors(kept, reader.state_dict(), {})
-    if not (folder / "codes.safetensors").exists():
-        codes = film_codes(head, reader, story_files(stories))
-        codes.write(folder / "codes.safetensors", head.name)
-    return reader
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Train the film planner on the shipped head; `--ship` replaces the shipped file."""
-    parser = argparse.ArgumentParser(prog="dev.py train hierarchy-film", description=__doc__)
-    parser.add_argument("--ship", action="store_true", help="write into weights/")
-    parser.add_argument("--stories", type=int, default=1000)
-    parser.add_argument("--warm-up", type=int, default=400, help="steps of the reader")
-    parser.add_argument("--steps", type=int, default=PlannerTrainingConfig.steps)
-    parser.add_argument("--seed", type=int, default=PlannerTrainingConfig.seed)
-    options = parser.parse_args(arguments)
-    config = PlannerTrainingConfig(seed=options.seed, steps=options.steps)
-    torch.set_num_threads(config.threads)
-    head, _ = read_head_file(HEAD_FILE)
-    reader = prepare(head, FOLDER, options.stories, options.warm_up, options.seed)
-    codes = FilmCodes.read(FOLDER / "codes.safetensors")
-    planner = film_planner(head, reader, codes.gain)
-    average = train_planner(
-        planner,
-        FilmSteps(codes).draw,
-        centres(head, LATENT_SIZE, LATENT_SIZE),
-        FOLDER,
-        config,
-    )
-    path = PLANNER_FILE if options.ship else FOLDER / PLANNER_FILE.name
-    export_planner(planner, average, head.name, path)
-    print(f"wrote {path.name} into {path.parent.name}")
-    return 0

@@ -38,7 +38,7 @@ def test_a_small_clip_has_half_the_sides_in_whole_tokens(guide: ModuleType) -> N
     assert guide.small_size(480, 832, 8) == (240, 416)
     assert guide.small_size(704, 1280, 16) == (352, 640)
     assert guide.small_size(64, 64, 8) == (32, 32)
-    assert guide.small_size(16, 720, 8) == (16, 368)  # at least one token, the nearest number
+    assert guide.small_size(16, 720, 8) == (16, 352)  # one token at least; 22.5 tokens are 22
 
 
 def test_pictures_of_a_clip_are_mixed_by_time(guide: ModuleType) -> None:

@@ -138,6 +138,54 @@ def test_a_retake_keeps_the_plan(run_film: Callable[..., Any], film: Callable[..
     assert rendered(events) == [2, 3]
 
 
+def test_an_interrupt_while_the_plan_is_made_costs_nothing_finished(
+    run_film: Callable[..., Any],
+    film: Callable[..., Graph],
+    read: Callable[..., list[torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import comfy.model_management
+    import comfy.samplers
+
+    run_film(planned(film(run_name="whole")))
+    network, calls = comfy.samplers.calc_cond_batch, []
+
+    def press(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 9:  # a clip and three segments of two steps, then the second clip
+            comfy.model_management.interrupt_current_processing()
+        return network(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comfy.samplers, "calc_cond_batch", press)
+        with pytest.raises(run_film.error) as error:  # type: ignore[attr-defined]
+            run_film(planned(film()))
+    assert len(calls) == 9 and rendered(error.value.events) == [1, 2, 3]
+    _, events = run_film(planned(film()))
+    assert rendered(events) == [4, 5]
+    assert all(torch.equal(a, b) for a, b in zip(read("whole"), read(), strict=True))
+
+
+def test_progress_counts_the_plans_own_steps(
+    run_film: Callable[..., Any], film: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from throughline.nodes import rendering
+
+    told: list[tuple[int, int]] = []
+
+    class Bar(rendering.comfy.utils.ProgressBar):  # type: ignore[name-defined,misc]
+        def update_absolute(self, value: int, total: Any = None, preview: Any = None) -> None:
+            super().update_absolute(value, total, preview)
+            told.append((self.current, self.total))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rendering.comfy.utils, "ProgressBar", Bar)
+        run_film(planned(film()))
+    values = [value for value, _ in told]
+    assert values == sorted(values) and set(values) == {*range(15)}  # 7 calls of 2 steps
+    assert told[-1] == (14, 14)
+
+
 def test_a_planner_sees_what_was_made_and_its_film_resumes(
     run_film: Callable[..., Any],
     film: Callable[..., Graph],

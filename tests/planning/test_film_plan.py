@@ -129,7 +129,7 @@ def test_the_steps_of_a_chunk_are_made_as_far_as_a_segment_needs() -> None:
     whole = list(needed_steps(COARSE, 0, wanted=14, end=14))
     assert [step.target[1:] for step in whole[3:]] == [(8, 12), (12, 14)]
     full = list(needed_steps(FullResolution(4), 8, wanted=10, end=11))
-    assert [step.target[1:] for step in full] == [(8, 11)]
+    assert [step.target[1:] for step in full] == [(8, 10)]
 
 
 def test_each_frame_says_how_far_into_its_shot_it_stands() -> None:
