@@ -159,7 +159,18 @@ FROZEN: dict[str, dict[str, list[str]]] = {
             "switch_sigma",
             "executor",
         ],
-        "outputs": ["TL_RUN", "IMAGE", "STRING"],
+        "outputs": ["TL_RUN", "IMAGE", "STRING", "TL_FILLS"],
+    },
+    "ThroughlineAdaptiveSchedule": {
+        "inputs": [
+            "fills",
+            "goal",
+            "clips",
+            "first_footage_within",
+            "memory_gb",
+            "when_queued",
+        ],
+        "outputs": ["TL_RUN", "IMAGE", "IMAGE", "STRING"],
     },
     "ThroughlineExecutor": {
         "inputs": ["run_on", "devices", "order", "address"],
