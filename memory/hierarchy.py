@@ -83,6 +83,12 @@ class HierarchyGrid:
         return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
 
 
+def grid_of(latents: Tensor, levels: int, patch: int = PATCH) -> HierarchyGrid:
+    """The grid of latents `... h w`."""
+    height, width = latents.shape[-2:]
+    return HierarchyGrid(height, width, levels, patch)
+
+
 class HierarchyHead(Protocol):
     """What turns latents into the codes of all levels and the codes of one level into latents."""
 
@@ -213,7 +219,7 @@ class PooledHead:
     def encode(self, latents: Tensor, first: Tensor | None = None) -> tuple[Tensor, ...]:
         """See HierarchyHead; `first` is not needed."""
         check_channels(latents, self.channels)
-        grid = HierarchyGrid(*latents.shape[-2:], self.levels, self.patch)
+        grid = grid_of(latents, self.levels, self.patch)
         levels = pyramid(as_frames(latents), grid)
         return tuple(
             to_patches(each, self.patch).unflatten(0, (len(latents), -1)) for each in levels
@@ -255,7 +261,7 @@ class PatchHead:
     def encode(self, latents: Tensor, first: Tensor | None = None) -> tuple[Tensor, ...]:
         """See HierarchyHead; `first` is not needed."""
         check_channels(latents, self.channels)
-        grid = HierarchyGrid(*latents.shape[-2:], self.levels, self.patch)
+        grid = grid_of(latents, self.levels, self.patch)
         frames = as_frames(latents)
         codes = []
         for level in range(self.levels):
@@ -306,7 +312,7 @@ class Hierarchy:
         cls, head: HierarchyHead, latents: Tensor, first: Tensor | None = None
     ) -> Hierarchy:
         """The codes of one finished video, normalised latents `1 c t h w`, all of them final."""
-        grid = HierarchyGrid(*latents.shape[-2:], head.levels)
+        grid = grid_of(latents, head.levels)
         codes = tuple(each[0] for each in head.encode(latents, first))
         frames = latents.shape[2]
         state = torch.full((grid.levels, frames), CellState.FINAL, dtype=torch.uint8)

@@ -29,6 +29,7 @@ from .hierarchy import (
     check_channels,
     check_codes,
     from_patches,
+    grid_of,
     pyramid,
     repeated,
     to_patches,
@@ -96,7 +97,7 @@ class LearnedHead(nn.Module):
     def encode(self, latents: Tensor, first: Tensor | None = None) -> tuple[Tensor, ...]:
         """See HierarchyHead. Codes of level 1 and above lie in -1..1."""
         check_channels(latents, self.config.channels)
-        grid = HierarchyGrid(*latents.shape[-2:], self.levels, self.config.patch)
+        grid = grid_of(latents, self.levels, self.config.patch)
         marks = repeated(first, len(latents), latents.shape[2], latents.device)
         parts = [
             self.encode_frames(frames, marked, grid)
@@ -359,7 +360,7 @@ def head_loss(head: LearnedHead, frames: Tensor, first: Tensor, level: int) -> T
     Every level of the drawn pyramid weighs the same (a token of level l stands for 4^l of level 0),
     and the gradients of the picture count a tenth (design, 1.4 and 7.2).
     """
-    grid = HierarchyGrid(*frames.shape[-2:], head.levels, head.config.patch)
+    grid = grid_of(frames, head.levels, head.config.patch)
     codes = head.encode_frames(frames, first, grid)[level]
     drawn, truth = head.decode_frames(level, codes, first, grid), pyramid(frames, grid)
     loss = sum(

@@ -90,6 +90,8 @@ class TokenSpan:
 class HierarchyPlanner(nn.Module):
     """The network. `centres` of `forward` say where the tokens of a level stand in the picture."""
 
+    gain: Tensor  # what brings the codes of each level to one standard deviation
+
     def __init__(self, config: PlannerConfig) -> None:
         super().__init__()
         self.config = config
@@ -109,9 +111,9 @@ class HierarchyPlanner(nn.Module):
         self.out_norm = nn.LayerNorm(width, elementwise_affine=False)
         self.out_modulation = nn.Linear(width, 2 * width)
         self.register_buffer("gain", torch.ones(len(config.code_channels)))
-        for layer in (self.modulation, self.out_modulation, *self.code_out.values()):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.modulation, self.out_modulation, self.code_out):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(
         self, targets: Sequence[TokenSpan], context: Sequence[TokenSpan], centres: Sequence[Tensor]

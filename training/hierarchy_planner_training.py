@@ -61,13 +61,13 @@ class PlannerTrainingConfig:
     """
 
     seed: int = 0
-    steps: int = 5000
+    steps: int = 5200
     batch: int = 32
     truncation: tuple[float, float] = (0.05, 0.15)
     blind: float = 0.1
     context_noise: float = 0.3
     most_noise: float = 0.1
-    peak_learning_rate: float = 1e-3
+    peak_learning_rate: float = 1.5e-3
     warm_up: int = 200
     decay_from: float = 0.7
     weight_decay: float = 0.01
