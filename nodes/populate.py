@@ -121,9 +121,11 @@ class PopulateSegments(io.ComfyNode):
         population, stop = plan_population(inputs, left), ExecutionBlocker(None)
         if when_queued != RENDER:
             said = describe_population(population, node_id)
-            fills = Fills(inputs=inputs, node_id=node_id) if left else stop
+            fills = stop
+            if left:
+                fills = Fills(inputs=inputs, node_id=node_id, prompt=cls.hidden.prompt)
             return io.NodeOutput(stop, stop, stop, fills, ui=ui.PreviewText(said))
-        run, sheet, report = render_population(population, node_id, executor)
+        run, sheet, report = render_population(population, node_id, executor, cls.hidden.prompt)
         return io.NodeOutput(run, sheet, report, stop, ui=ui.PreviewText(report))
 
 

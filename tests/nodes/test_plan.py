@@ -140,7 +140,10 @@ def test_redoing_a_plan_costs_it_and_what_continues_it(run_film: Any, read: Any)
         ("wan_causal", {"planner": "sparse (MMPL weights)", "sampler_name": "uni_pc"}),
         ("wan_causal", {"sampler_name": "ar_video", "cfg": 1.0}),
         ("wan22_i2v", {}),
+        ("wan_i2v", {}),
         ("wan_vace", {}),
+        ("wan_ti2v", {}),
+        ("wan_ti2v", {"planner": "sparse (MMPL weights)"}),
     ],
 )
 def test_planners_of_each_family(
@@ -159,7 +162,7 @@ def test_from_the_middle_segments_are_shorter(run_film: Any, read: Any) -> None:
     assert len(read("plan")) == 4
 
 
-@pytest.mark.parametrize("family", ["wan_t2v", "wan_i2v", "wan_flf2v", "wan_vace"])
+@pytest.mark.parametrize("family", ["wan_t2v", "wan_i2v", "wan22_i2v", "wan_flf2v", "wan_vace"])
 def test_a_plan_is_filled_by_each_family(run_film: Any, read: Any, family: str) -> None:
     from throughline.planning.layout import preset_layouts
 
@@ -169,6 +172,17 @@ def test_a_plan_is_filled_by_each_family(run_film: Any, read: Any, family: str) 
         layout = preset_layouts(latent.shape[2])["two at the end"]
         assert torch.equal(latent[:, :, list(layout.known_to_fillers)], anchors)
     assert "4 segments, 4 filled now" in outputs["f"]["text"][0]
+
+
+def test_a_causal_model_fills_block_by_block(run_film: Any, read: Any) -> None:
+    causal = "block by block (causal weights)"
+    changes = {"script": SCRIPT.partition("\n")[0]}
+    run_film(graph(fill="wan_causal", fill_filler=causal, fill_sampler_name="lcm", **changes))
+    ((anchors,), (first,)) = read("plan"), read("populated")
+    assert torch.equal(first[:, :, [0, 1, -2, -1]], anchors)
+    assert bool(torch.isfinite(first).all())
+    run_film(graph(fill="wan_causal", fill_filler="sparse (MMPL weights)", **changes))
+    assert not torch.equal(read("populated")[0], first)
 
 
 def test_a_model_can_be_led_to_anchors_that_it_is_not_shown(run_film: Any, read: Any) -> None:
@@ -198,6 +212,47 @@ def test_a_model_of_another_vae_sees_the_anchors_as_pictures(run_film: Any, read
     assert made(events, "populated") == [1, 2, 3, 4]
     plan, filled = read("plan"), read("populated")
     assert not torch.equal(filled[0][:, :, :2], plan[0][:, :, :2])
+
+
+@pytest.mark.parametrize(("planner", "filler"), [("wan_t2v", "wan_ti2v"), ("wan_ti2v", "wan_t2v")])
+def test_families_of_other_vaes_exchange_pictures(
+    run_film: Any, read: Any, planner: str, filler: str
+) -> None:
+    """16 channels of 8 px against 48 of 16 px: the anchors are decoded by one and encoded by the
+    other, as a clip with grey where nothing is known."""
+    from development.tiny_models import tiny_wan_vae
+    from development.tiny_vae import tiny_wan22_vae
+    from throughline.adapters.filler import encode_known, pasted_clip
+    from throughline.planning.layout import preset_layouts
+
+    vaes = {"wan_t2v": tiny_wan_vae, "wan_ti2v": tiny_wan22_vae}
+    changes = {"script": SCRIPT.partition("\n")[0], "width": 64, "height": 32}
+    with pytest.raises(Exception, match="connect the plan's VAE to plan_vae"):
+        run_film(graph(planner, fill=filler, **changes))
+    run_film(graph(planner, fill=filler, fill_plan_vae=["m", 2], **changes))
+    ((anchors,), (filled,)) = read("plan"), read("populated")
+    assert (anchors.shape[1], filled.shape[1]) == ((16, 48) if filler == "wan_ti2v" else (48, 16))
+    places = preset_layouts(filled.shape[2])["two at the end"].known_to_fillers
+    known = dict(zip(places, anchors.split(1, dim=2), strict=True))
+    with torch.inference_mode():
+        clip = pasted_clip(vaes[planner](), known, filled.shape[2])
+        wanted = encode_known(vaes[filler](), clip, places)
+    assert clip.shape[1:] == (32, 64, 3)
+    for place in places:
+        assert torch.equal(filled[:, :, place : place + 1], wanted[place])
+
+
+@pytest.mark.parametrize(("planner", "filler"), [("wan_ti2v", "wan_ti2v"), ("wan_t2v", "wan_vace")])
+def test_families_of_one_vae_exchange_latents(
+    run_film: Any, read: Any, planner: str, filler: str
+) -> None:
+    from throughline.planning.layout import preset_layouts
+
+    run_film(graph(planner, fill=filler))
+    for anchors, latent in zip(read("plan"), read("populated"), strict=True):
+        places = preset_layouts(latent.shape[2])["two at the end"].known_to_fillers
+        assert torch.equal(latent[:, :, list(places)], anchors)
+        assert bool(torch.isfinite(latent).all())
 
 
 def _other_vae() -> dict[str, Any]:
@@ -253,6 +308,14 @@ def test_queueing_to_look_writes_nothing(run_film: Any, comfy_folders: dict[str,
         ({"family": "wan_i2v", "planner": "sparse (MMPL weights)"}, "model must be a Wan model"),
         ({"family": "hunyuan_15", "planner": "sparse (MMPL weights)"}, "to plan sparsely, got"),
         ({"fill": "wan_causal"}, "model must be able to fill a plan, got causal Wan"),
+        (
+            {"fill": "wan_t2v", "fill_filler": "block by block (causal weights)"},
+            "model must be causal Wan .* for filler 'block by block",
+        ),
+        (
+            {"fill": "wan_vace", "fill_filler": "block by block (causal weights)"},
+            "to plan sparsely, got",
+        ),
         ({"fill": "wan_t2v", "fill_run_name": "plan"}, "that of a run of plan"),
         ({"fill": "wan_t2v", "fill_retakes": "9:1"}, "retakes name segments 1 to 4 only, got 9"),
     ],
