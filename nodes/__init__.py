@@ -7,6 +7,7 @@ from ..adapters.demo_models import WEIGHTS, register_weight_folders
 from ..adapters.encoders import register_encoder_folders
 from ..adapters.hierarchy_weights import register_hierarchy_folders
 from ..adapters.millivid import register_millivid_folder
+from ..adapters.packed_context import register_packed_folder
 from . import (
     assembly,
     budget,
@@ -22,6 +23,7 @@ from . import (
     memory,
     micro,
     millivid,
+    packed,
     plan,
     populate,
     recall,
@@ -50,6 +52,7 @@ NODES: list[type[io.ComfyNode]] = [
     *micro.NODES,
     *populate.NODES,
     *millivid.NODES,
+    *packed.NODES,
     *rollout.NODES,
     *hierarchy.NODES,
     *hierarchy_plan.NODES,
@@ -66,6 +69,7 @@ class ThroughlineExtension(ComfyExtension):
         register_weight_folders()
         register_encoder_folders(WEIGHTS)
         register_millivid_folder()
+        register_packed_folder()
         register_hierarchy_folders(WEIGHTS)
         register_routes()
         register_storyboard_routes()

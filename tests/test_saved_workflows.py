@@ -471,6 +471,18 @@ FROZEN: dict[str, dict[str, list[str]]] = {
         ],
         "outputs": ["IMAGE", "IMAGE", "STRING"],
     },
+    "ThroughlinePackedContext": {
+        "inputs": [
+            "model",
+            "hierarchy",
+            "packed_name",
+            "first_frame",
+            "known_frames",
+            "strength",
+            "rollout",
+        ],
+        "outputs": ["MODEL", "LATENT", "STRING"],
+    },
 }
 
 
