@@ -13,7 +13,6 @@ Axes: latents `b c t h w`; frames `f c h w` with f = (b t); tokens `f n d`; code
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -383,8 +382,3 @@ def psnr_of_latents(a: Tensor, b: Tensor, peak: float = 1.0) -> float:
     """Decibels between normalised latents; `peak` 1 is one standard deviation of a latent."""
     error = (a - b).square().mean().clamp(min=1e-12)
     return float(10 * torch.log10(peak**2 / error))
-
-
-def parameters(modules: Sequence[nn.Module]) -> int:
-    """How many numbers these modules hold."""
-    return sum(p.numel() for module in modules for p in module.parameters())

@@ -5,6 +5,7 @@ Design of hierarchical latents, sections 2.2, 2.3, 7.3 and 8.2.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -18,11 +18,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..adapters.demo_models import VAE_FILE, WEIGHTS
-from ..memory.hierarchy_format import HeadCard, write_head_file
-from ..memory.hierarchy_heads import HeadConfig, LearnedHead, build_head, head_loss
+from ..memory.hierarchy import HierarchyHead, PooledHead, as_latents, grid_of
+from ..memory.hierarchy_format import HeadCard, read_head_file, write_head_file
+from ..memory.hierarchy_heads import (
+    HeadConfig,
+    LearnedHead,
+    build_head,
+    head_loss,
+    psnr_of_latents,
+)
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
-from .hierarchy_data import ensure_tables, story_files
+from .hierarchy_data import encode_table, ensure_tables, ring_place, story_files
 from .vae_training import BUILD
+from .world import Split
 
 FOLDER = BUILD / "hierarchy"
 HEAD_FILE = WEIGHTS / "hierarchy_heads" / "throughline_demo_hierarchy.safetensors"
@@ -128,6 +136,18 @@ def export_head(head: LearnedHead, average: MovingAverage, path: Path) -> None:
     write_head_file(path, state, card)
 
 
+@torch.no_grad()
+def held_out_quality(head: HierarchyHead, vae: nn.Module, places: int = 8) -> list[float]:
+    """Decibels per level between latents of held-out ring places and what comes back."""
+    table = encode_table(vae, [ring_place(seed, Split.HELD_OUT) for seed in range(places)])
+    latents = as_latents(table.float().flatten(0, 2), 1)
+    grid, codes = grid_of(latents, head.levels), head.encode(latents)
+    return [
+        psnr_of_latents(head.decode(level, codes[level], grid), latents)
+        for level in range(head.levels)
+    ]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Encode what is missing, train the head; `--ship` replaces the shipped file."""
     from .vae_export import load_vae
@@ -149,10 +169,15 @@ def main(arguments: Sequence[str]) -> int:
         head=HeadConfig(kind=options.kind),
     )
     torch.set_num_threads(config.threads)
-    tables = ensure_tables(load_vae(VAE_FILE), FOLDER, config.places)
+    vae = load_vae(VAE_FILE)
+    tables = ensure_tables(vae, FOLDER, config.places)
     data = LatentFrames.read(tables, story_files(config.stories))
     head, average = train_head(data, FOLDER, config)
     path = HEAD_FILE if options.ship else FOLDER / HEAD_FILE.name
     export_head(head, average, path)
+    pooled = PooledHead(config.head.channels, config.head.levels)
+    for name, each in (("learned", read_head_file(path)[0]), ("pooled", pooled)):
+        quality = ", ".join(f"{value:.1f}" for value in held_out_quality(each, vae)[1:])
+        print(f"held-out places, {name}: {quality} dB at level 1 and above")
     print(f"wrote {path.name} into {path.parent.name}")
     return 0
