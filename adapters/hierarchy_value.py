@@ -32,10 +32,11 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The latent frames from `start` on; `leaves` hold `t n c` per level, None where nothing of a
-    level is known. `state` is uint8 `levels t`, `first` bool `t`."""
+    """The latent frames from `start` on; `leaves` hold `t n c` per level by their keys in the
+    cache, None where nothing of a level is known. `state` is uint8 `levels t`, `first` bool `t`."""
 
     start: int
+    keys: tuple[str | None, ...]
     leaves: tuple[CachedTensor | None, ...]
     state: Tensor
     first: Tensor
@@ -109,7 +110,10 @@ class Timeline:
         stop = start + window.frames
         before = tuple(self._cut(0, start))
         after = tuple(self._cut(stop, self.frames))
-        return replace(self, blocks=(*before, self._block(start, window), *after))
+        block = self._block(start, window)
+        # what was replaced now lives as long as an older value holds it
+        self.cache.view(key for key in block.keys if key is not None)
+        return replace(self, blocks=(*before, block, *after))
 
     def until(self, stop: int) -> Timeline:
         """The film's latent frames before `stop`."""
@@ -157,6 +161,8 @@ class Timeline:
     def _plain(self, block: Block, frames: range) -> Hierarchy:
         cut = slice(frames.start - block.start, frames.stop - block.start)
         empty = Hierarchy.empty(self.head.head, self.grid, len(frames))
+        for key in filter(None, block.keys):
+            self.cache.get(key)  # used now: the longest unused go to files first
         codes = tuple(
             zeros if leaf is None else read_cached(leaf, CPU, torch.float32)[cut]
             for leaf, zeros in zip(block.leaves, empty.codes, strict=True)
@@ -173,11 +179,15 @@ class Timeline:
                 yield self._block(frames.start, self._plain(block, frames))
 
     def _block(self, start: int, window: Hierarchy) -> Block:
-        leaves = tuple(
-            self.cache.add(fingerprint_value(codes), codes.clone()) if bool(known.any()) else None
+        keys = tuple(
+            fingerprint_value(codes) if bool(known.any()) else None
             for codes, known in zip(window.codes, window.state, strict=True)
         )
-        return Block(start, leaves, window.state.clone(), window.first.clone())
+        leaves = tuple(
+            None if key is None else self.cache.add(key, codes.clone())
+            for key, codes in zip(keys, window.codes, strict=True)
+        )
+        return Block(start, keys, leaves, window.state.clone(), window.first.clone())
 
 
 def _joined(left: Hierarchy, right: Hierarchy) -> Hierarchy:

@@ -85,8 +85,7 @@ class LoadedHead:
     def _device(self) -> torch.device:
         if self.patcher is None:
             return torch.device("cpu")
-        comfy.model_management.load_models_gpu([self.patcher])
-        return self.patcher.load_device
+        return load_whole(self.patcher)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +120,7 @@ class LoadedPlanner:
                 f"this planner reads text of width {self.card.config.text}, got a text encoder of "
                 f"width {states.shape[-1]}"
             )
-        comfy.model_management.load_models_gpu([self.patcher])
-        reader, device = self.network.reader, self.patcher.load_device
+        reader, device = self.network.reader, load_whole(self.patcher)
         assert reader is not None
         with torch.inference_mode():
             told: Tensor = reader(states.float().to(device), frames.to(device))
@@ -163,6 +161,13 @@ def check_latent_format(trained_for: str, latent_format: LatentFormat, what: str
 def pooled_head(channels: int, levels: int) -> LoadedHead:
     """The head that needs no weights."""
     return LoadedHead(PooledHead(channels, levels))
+
+
+def load_whole(patcher: ModelPatcher) -> torch.device:
+    """Bring a small model to its device, whole, since its layers do not stream; where it is now."""
+    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+    device: torch.device = patcher.load_device
+    return device
 
 
 def as_patcher(module: nn.Module) -> ModelPatcher:

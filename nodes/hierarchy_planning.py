@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..adapters.fingerprint import fingerprint_value
 from ..adapters.hierarchy_value import Timeline, picture_marks
-from ..adapters.hierarchy_weights import LoadedPlanner
+from ..adapters.hierarchy_weights import LoadedPlanner, load_whole
 from ..memory.hierarchy import CellState, Hierarchy
 from ..memory.hierarchy_sampling import Denoising, plan_chunk
 from ..planning.frame_conditions import parse_conditions
@@ -223,7 +223,7 @@ class ChunkPlanner:
         start = plan.start(segment)
         base = max(0, start - plan.rollout.history)
         window = timeline.window(base, start).extended(plan.rollout.chunk, self._marks(start))
-        comfy.model_management.load_models_gpu([plan.planner.patcher])
+        load_whole(plan.planner.patcher)
         told = (
             None if plan.conditions is None else plan.conditions[base : start + plan.rollout.chunk]
         )

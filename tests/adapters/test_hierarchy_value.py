@@ -118,10 +118,14 @@ def test_the_codes_are_the_caches_and_go_with_the_value(empty: Any) -> None:
     assert timeline.cache.sizes().total == sum(
         each.nbytes for each in filled(empty.head, 4, 1).codes
     )
-    cache = timeline.cache
-    cache.view([])
-    del timeline
-    assert len(cache) == 0
+    for seed in range(2, 6):
+        timeline = timeline.written(0, filled(empty.head, 4, seed))
+    assert len(timeline.cache) == LEVELS, "what was written over is still held"
+    older, cache = timeline, timeline.cache
+    timeline = timeline.written(0, filled(empty.head, 4, 1))
+    assert len(cache) == 2 * LEVELS and same(older.window(0, 4), filled(empty.head, 4, 5))
+    del older
+    assert len(cache) == LEVELS
 
 
 def test_only_a_clips_first_latent_frame_is_a_single_picture(comfy: ModuleType) -> None:
