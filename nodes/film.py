@@ -14,7 +14,7 @@ import comfy.samplers
 import torch
 
 from ..adapters.families import family_of
-from ..adapters.family import Capabilities, Conditioning, Family
+from ..adapters.family import Conditioning, Family
 from ..adapters.fingerprint import (
     fingerprint_model,
     fingerprint_text_encoder,
@@ -25,7 +25,6 @@ from ..adapters.geometry import LatentGeometry, check_vae, read_geometry
 from ..adapters.sampling import SamplerSettings
 from ..adapters.text import check_text
 from ..planning.formats import read_storyboard
-from ..planning.frames import FrameGrid
 from ..planning.segments import (
     FilmSettings,
     PromptOf,
@@ -41,6 +40,7 @@ from .film_keyframes import FilmKeyframes, describe_keyframes, plan_keyframes
 from .film_loras import FilmLoras, film_warnings, plan_loras
 from .film_memory import FilmMemory, plan_memory
 from .film_sampler import check_choice, low_noise_parameters, sampler_settings
+from .film_start import check_start, latent_frames_of, segment_latent_frames, tail_latent_frames
 from .keyframe_value import Keyframes
 
 if TYPE_CHECKING:
@@ -164,19 +164,19 @@ def plan_film(request: FilmRequest, any_sampler: bool = False, any_end: bool = F
     check_vae(geometry, request.vae)
     latent_size = geometry.latent_shape(1, request.height, request.width)[-2:]
     check_texts(request)
-    start, first_known = _check_start(request, capabilities, geometry, family)
+    start, first_known = check_start(request, capabilities, geometry, family)
     sampler = sampler_settings(request, capabilities, family)
     storyboard = _storyboard(request)
     keyframes = plan_keyframes(request, storyboard, family, capabilities)
     fps = storyboard.fps or request.fps
-    longest = _segment_latent_frames(request, capabilities, geometry)
+    longest = segment_latent_frames(request, capabilities, geometry)
     segments = plan_segments(
         storyboard,
         FilmSettings(
             fps=fps,
             grid=geometry.grid,
             segment_latent_frames=longest,
-            tail_latent_frames=_tail_latent_frames(request, capabilities, family),
+            tail_latent_frames=tail_latent_frames(request, capabilities, family),
             seconds_per_shot=request.seconds_per_shot,
             unmarked_shots=cast(Transition, request.unmarked_shots),
             seed=request.seed,
@@ -263,10 +263,10 @@ def new_latent_frames(request: FilmRequest, trained: int) -> int:
     family = family_of(request.model)
     geometry = read_geometry(request.model)
     capabilities = family.capabilities(request.model)
-    _, known = _check_start(request, capabilities, geometry, family)
+    _, known = check_start(request, capabilities, geometry, family)
     whole = trained
     if request.segment_frames:
-        whole = _latent_frames(geometry.grid, request.segment_frames, "segment_frames")
+        whole = latent_frames_of(geometry.grid, request.segment_frames, "segment_frames")
     if whole <= known:
         raise ValueError(
             f"segment_frames must be more than the {geometry.grid.frames(known)} frames it starts "
@@ -312,86 +312,6 @@ def check_texts(request: FilmRequest) -> None:
     for name, conditioning in (("positive", request.positive), ("negative", request.negative)):
         if conditioning is not None:
             check_text(request.model, conditioning, name)
-
-
-def _check_start(
-    request: FilmRequest, capabilities: Capabilities, geometry: LatentGeometry, family: Family
-) -> tuple[Start, int]:
-    """What the first segment starts from, and how many latent frames of it are known."""
-    if request.start_image is not None and request.start_latent is not None:
-        raise ValueError(f"start_image or {request.latent_input} may be connected, got both")
-    if request.start_image is not None:
-        known = _check_start_image(request.start_image, geometry)
-        start: Start = "image"
-    elif request.start_latent is not None:
-        tail = _tail_latent_frames(request, capabilities, family)
-        known = min(_check_start_latent(request, geometry), tail)
-        start = "latent"
-    else:
-        return "text", 0
-    limit = capabilities.known_latent_frames
-    if limit is not None and known > limit:
-        raise ValueError(
-            f"start_{start}: {family.name} starts from at most {limit} latent frames "
-            f"({geometry.grid.frames(limit)} frames), got {known}"
-        )
-    return start, known
-
-
-def _check_start_image(image: torch.Tensor, geometry: LatentGeometry) -> int:
-    if image.ndim != 4 or image.shape[-1] < 3:
-        raise ValueError(
-            f"start_image must be frames, height, width, 3 colours, got {tuple(image.shape)}"
-        )
-    if not bool(torch.isfinite(image).all()):
-        raise ValueError("start_image must be finite, got NaN or infinity")
-    return _latent_frames(geometry.grid, image.shape[0], "start_image")
-
-
-def _check_start_latent(request: FilmRequest, geometry: LatentGeometry) -> int:
-    name, samples = request.latent_input, (request.start_latent or {}).get("samples")
-    if not isinstance(samples, torch.Tensor) or getattr(samples, "is_nested", False):
-        raise ValueError(
-            f"{name} must be one video latent, got {type(samples).__name__}: latents of "
-            "video and sound together are not supported"
-        )
-    latent_frames = samples.shape[2] if samples.ndim == 5 else 1
-    expected = geometry.latent_shape(latent_frames, request.height, request.width)
-    if tuple(samples.shape) != expected:
-        raise ValueError(
-            f"{name} must have the shape {expected} for {request.width} x {request.height} "
-            f"pixels, got {tuple(samples.shape)}"
-        )
-    if not bool(torch.isfinite(samples).all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return latent_frames
-
-
-def _segment_latent_frames(
-    request: FilmRequest, capabilities: Capabilities, geometry: LatentGeometry
-) -> int:
-    if request.segment_frames == 0:
-        return capabilities.segment_latent_frames
-    return _latent_frames(geometry.grid, request.segment_frames, "segment_frames")
-
-
-def _latent_frames(grid: FrameGrid, frames: int, name: str) -> int:
-    """Latent frames of `frames` frames; a count off the grid is refused by the input's name."""
-    try:
-        return grid.latent_frames(frames)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _tail_latent_frames(request: FilmRequest, capabilities: Capabilities, family: Family) -> int:
-    limit = capabilities.known_latent_frames
-    tail = request.tail_latent_frames or capabilities.known_latent_frames_default
-    if limit is not None and tail > limit:
-        raise ValueError(
-            f"{family.name} continues from at most {limit} latent frames, "
-            f"got tail_latent_frames {tail}"
-        )
-    return tail
 
 
 def _parameters(

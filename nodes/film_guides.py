@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,19 +12,22 @@ from ..adapters.blank import BlankClips, ClipFiles
 from ..adapters.family import Conditioning
 from ..adapters.guide import Guide, clip_pictures, guide_latent, small_picture
 from ..adapters.keyframe_latents import start_latent
-from ..adapters.sampling import SamplerSettings, StepCallback, sample_segment
+from ..adapters.sampling import SamplerSettings, sample_segment
 from ..planning.film_plan import Stretch, clip_places, windows_of
 from ..planning.segments import Segment
 from .film_codes import FilmCodes, KnownOf
 from .film_memory import ReadLatent
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
+    from comfy.utils import ProgressBar
 
-    from ..adapters.lora_switch import Dress
+    from ..adapters.lora_switch import LoraSwitch
     from .film import Film
 
 Encode = Callable[[Segment], Conditioning]
+
+ShowPicture = Callable[[torch.Tensor, int], Any]
+"""A preview of one latent frame of what is being made."""
 
 
 class FilmGuides:
@@ -53,28 +56,23 @@ class FilmGuides:
         if film.hierarchy.plan is not None and film.hierarchy.plan.planner is not None:
             self._codes = FilmCodes(film, film.hierarchy.plan.planner, read, known, positive)
 
-    def steps_before(self, segment: Segment) -> int:
-        """Steps of the video model that are needed before the segment itself is sampled."""
-        stretch = self._film.hierarchy.stretch_of(segment.index)
-        return self._film.sampler.steps if stretch is not None and stretch != self._stretch else 0
-
     def guide(
         self,
         segment: Segment,
-        model: ModelPatcher,
+        loras: LoraSwitch,
         settings: SamplerSettings,
-        dress: Callable[[Segment], Dress | None],
-        callback: StepCallback,
+        progress: ProgressBar,
+        picture: ShowPicture,
     ) -> Guide | None:
-        """What the segment follows, None where it follows nothing. Samples a small clip with the
-        given model where that is needed."""
+        """What the segment follows, None where it follows nothing. A small clip that is needed is
+        sampled first, with steps and pictures on the bar."""
         film = self._film
         plan, stretch = film.hierarchy.plan, film.hierarchy.stretch_of(segment.index)
         if plan is None:
             return None
         if stretch is not None:
             if stretch != self._stretch:
-                self._pictures = self._small_clip(stretch, model, settings, dress, callback)
+                self._pictures = self._small_clip(stretch, loras, settings, progress, picture)
                 self._stretch = stretch
             latent = self._enlarged(stretch, segment)
         elif self._codes is not None:
@@ -86,35 +84,42 @@ class FilmGuides:
     def _small_clip(
         self,
         stretch: Stretch,
-        model: ModelPatcher,
+        loras: LoraSwitch,
         settings: SamplerSettings,
-        dress: Callable[[Segment], Dress | None],
-        callback: StepCallback,
+        progress: ProgressBar,
+        picture: ShowPicture,
     ) -> torch.Tensor:
         """The pictures [n, h, w, 3] of a stretch, sampled at once from the texts of all of it."""
         film, vae = self._film, self._film.request.vae
         first = film.segments[stretch.first]
         told = _together(stretch, film.segments)
         height, width = film.hierarchy.small
-        picture = latent = None
+        start = latent = None
         if stretch.known:
             begun = self._begins_with(first)
             assert begun is not None
-            picture = small_picture(vae, begun, height, width)
-            latent = start_latent(vae, picture)
+            start = small_picture(vae, begun, height, width)
+            latent = start_latent(vae, start)
+        done = progress.current
+
+        def show(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
+            middle = picture(denoised, denoised.shape[2] // 2)
+            progress.update_absolute(done + step + 1, progress.total, middle)
+
         made = sample_segment(
             film.family,
-            model,
-            BlankClips(vae, picture, self._files),
+            loras.model,
+            BlankClips(vae, start, self._files),
             self._positive(told),
             self._negative(told),
             settings,
             film.geometry.latent_shape(stretch.latent_frames, height, width),
             latent,
             film.hierarchy.seed_of(stretch.first),
-            callback,
-            dress(first),
+            show,
+            loras.dress(film.loras.of(first)),
         )
+        progress.update_absolute(done + settings.steps)
         return clip_pictures(vae, made)
 
     def _enlarged(self, stretch: Stretch, segment: Segment) -> torch.Tensor:

@@ -8,7 +8,7 @@ planner the plan is a small clip of the video model itself (film_small_clip), wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,11 @@ class FilmHierarchy:
 
     def stretch_of(self, index: int) -> Stretch | None:
         return next((one for one in self.stretches if index in one.segments), None)
+
+    def sampler_calls(self, segments: Collection[int]) -> int:
+        """Times that the video model samples to make these segments and the plans they follow."""
+        plans = {one for i in segments if (one := self.stretch_of(i)) is not None}
+        return len(segments) + len(plans)
 
     def seed_of(self, first: int) -> int:
         """The seed of the plan that begins with segment `first`; no retake changes it."""

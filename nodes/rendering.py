@@ -16,10 +16,9 @@ from PIL import Image
 from ..adapters.blank import BlankClips, ClipFiles
 from ..adapters.family import Conditioning, with_values
 from ..adapters.fingerprint import fingerprint_value
-from ..adapters.guide import Guide
 from ..adapters.keyframe_latents import end_latent, start_latent
 from ..adapters.lora_switch import Dressed
-from ..adapters.sampling import SamplerSettings, StepCallback, sample_segment
+from ..adapters.sampling import StepCallback, sample_segment
 from ..adapters.text import check_text
 from ..planning.segments import Segment
 from ..runs.atomic import write_atomic
@@ -197,9 +196,8 @@ class FilmRenderer:
             film, read, self.first_known, self._positive, self._negative, self._files
         )
         self._conditioning: dict[str, Conditioning] = {}
-        plans = {one.first for i in to_render if (one := film.hierarchy.stretch_of(i)) is not None}
-        calls = len(to_render) + len(plans)
-        self._progress = comfy.utils.ProgressBar(max(1, calls * film.sampler.steps))
+        calls = max(1, film.hierarchy.sampler_calls(to_render))
+        self._progress = comfy.utils.ProgressBar(calls * film.sampler.steps)
         self._previewer = latent_preview.get_previewer(
             film.request.model.load_device, film.request.model.get_model_object("latent_format")
         )
@@ -224,7 +222,7 @@ class FilmRenderer:
         """The segment's latent b c t h w, started from the latent frames `known`."""
         film = self._film
         settings = replace(film.sampler, low_noise_model=self._loras.low_noise_model)
-        guide = self._guide(segment, settings)
+        guide = self._guides.guide(segment, self._loras, settings, self._progress, self._picture)
         done = self._progress.current
         model, settings = self._recorder.attach(segment, self._loras.model, settings)
         positive, negative = self._context.attach(
@@ -248,28 +246,6 @@ class FilmRenderer:
         )
         self._progress.update_absolute(done + film.sampler.steps)
         return latent
-
-    def _guide(self, segment: Segment, settings: SamplerSettings) -> Guide | None:
-        """What the segment follows of the film's coarse plan, which is made first where it must."""
-        done, steps = self._progress.current, self._guides.steps_before(segment)
-        guide = self._guides.guide(
-            segment,
-            self._loras.model,
-            settings,
-            lambda one: self._loras.dress(self._film.loras.of(one)),
-            self._clip_callback(done),
-        )
-        self._progress.update_absolute(done + steps)
-        return guide
-
-    def _clip_callback(self, done: int) -> StepCallback:
-        """Progress and pictures of a coarse plan's small clip, from `done` steps on."""
-
-        def callback(step: int, denoised: torch.Tensor, noisy: torch.Tensor, steps: int) -> None:
-            picture = self._picture(denoised, denoised.shape[2] // 2)
-            self._progress.update_absolute(done + step + 1, self._progress.total, picture)
-
-        return callback
 
     def dressed(self, segment: Segment) -> Dressed:
         """The model with the segment's LoRAs and its conditionings, for other ways to sample."""

@@ -59,7 +59,10 @@ class Case:
         self.known = self.capabilities.known_latent_frames_default
         assert 1 <= self.known < LATENT_FRAMES
 
-    def segment(self, known: torch.Tensor | None, seed: int) -> torch.Tensor:
+    def segment(
+        self, known: torch.Tensor | None, seed: int, guide: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        from throughline.adapters.guide import Guide
         from throughline.adapters.sampling import sample_segment
 
         return sample_segment(
@@ -72,6 +75,7 @@ class Case:
             self.shape,
             known,
             seed,
+            guide=None if guide is None else Guide(latent=guide, start_noise=0.5),
         )
 
     def prepare(self, known: int) -> tuple[Any, torch.Tensor]:
@@ -174,6 +178,20 @@ def test_the_new_frames_follow_the_tail(case: Case) -> None:
     changed = case.segment(other[:, :, -case.known :], 6)[:, :, case.known :]
     assert torch.equal(new, again)
     assert (new - changed).abs().mean() > 1e-5 * new.std()
+
+
+def test_the_new_frames_follow_a_guide(case: Case) -> None:
+    from throughline.adapters.guide import check_guide
+
+    if case.capabilities.own_sampler is not None:
+        with pytest.raises(ValueError, match=f"got {case.family.name}, whose sampler 'ar_video'"):
+            check_guide(case.family, case.capabilities, as_control=False)
+        return
+    check_guide(case.family, case.capabilities, as_control=False)
+    known = torch.zeros(case.shape)[:, :, : case.known]
+    low, high = (case.segment(known, 3, torch.full(case.shape, value)) for value in (0.0, 1.0))
+    assert torch.equal(low[:, :, : case.known], high[:, :, : case.known])
+    assert float((high - low)[:, :, case.known :].mean()) > 0.1
 
 
 def test_everything_is_left_as_it_was(
