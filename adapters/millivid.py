@@ -241,7 +241,7 @@ def step_noise(seed: int, target: Span, what: str, shape: Sequence[int]) -> Tens
     """Normal noise of a step that makes `target`; `what` tells apart the parts of the step."""
     name = f"{seed} {target.level} {target.start} {what}"
     digest = blake3.blake3(name.encode()).digest(8)
-    generator = torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return torch.randn(shape, generator=generator)
 
 

@@ -44,7 +44,8 @@ def _linear(name: str, into: int, out: int) -> Shapes:
 
 
 def _blocks(prefix: str, sizes: TinySizes, conditioned: bool) -> Shapes:
-    width, shapes = sizes.width, {}
+    width = sizes.width
+    shapes: Shapes = {}
     for block in range(sizes.depth):
         own = f"{prefix}.{block}"
         shapes |= _linear(f"{own}.attn.qkv", width, 3 * width)

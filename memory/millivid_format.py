@@ -96,20 +96,25 @@ def _checked(name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     said = config.choice("kind", ("autoencoder", "video"))
     if said != kind:
         raise ValueError(f"config 'kind' must be {kind!r} for these tensors, got {said!r}")
+    sizes: AutoencoderSizes | VideoSizes
+    rollout: RolloutName | None = None
+    windows: tuple[int, ...] = ()
+    meta = torch.device("meta")
     if kind == "autoencoder":
-        sizes: AutoencoderSizes | VideoSizes = autoencoder_sizes(
+        orders = ("channel first", "channel last")
+        sizes = autoencoder_sizes(
             tensors,
             config.whole("grid"),
-            config.choice("patch_order", ("channel first", "channel last")),
+            config.choice("patch_order", orders),
             config.choice("pooled", (False, True)),
         )
-        module: torch.nn.Module = MilliVidAutoencoder(sizes, device=torch.device("meta"))
-        rollout, windows = None, ()
+        module: torch.nn.Module = MilliVidAutoencoder(sizes, device=meta)
     else:
         sizes = video_sizes(tensors)
-        module = MilliVidVideo(sizes, device=torch.device("meta"))
-        rollout, windows = config.choice("rollout", ROLLOUTS), config.windows()
-        _check_rollout(sizes, rollout, windows)
+        module = MilliVidVideo(sizes, device=meta)
+        chosen: RolloutName = config.choice("rollout", ROLLOUTS)
+        rollout, windows = chosen, config.windows()
+        _check_rollout(sizes, chosen, windows)
     _check_tensors(tensors, module)
     digest = tensors_digest(dict(tensors), [metadata["config"]])
     return MilliVidFile(

@@ -62,7 +62,7 @@ def context_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Tokens and positions as the training makes them, from the film's latents."""
     from throughline.memory.packed_context import cell_positions
-    from throughline.training.packed_training import PackedTensors
+    from throughline.training.packed_data import PackedTensors
 
     context, positions = [], []
     for span in step.context:
@@ -93,12 +93,8 @@ def test_exported_files_give_what_the_training_computed(
     from throughline.training.memory_data import StoryFolder
     from throughline.training.memory_model import WanMemoryModel, wan_from_comfy
     from throughline.training.memory_subject import Subject
-    from throughline.training.packed_training import (
-        PackedTrainingConfig,
-        begin,
-        export_packed,
-        train,
-    )
+    from throughline.training.packed_data import PackedTrainingConfig
+    from throughline.training.packed_training import begin, export_packed, train
 
     latents = film_latents()
     save_file(

@@ -21,17 +21,14 @@ from throughline.training.checkpoints import trained_parameters
 from throughline.training.memory_data import StoryFolder
 from throughline.training.memory_model import WanMemoryModel
 from throughline.training.memory_subject import Subject
-from throughline.training.packed_training import (
+from throughline.training.packed_data import (
     PackedStep,
-    PackedTrainer,
     PackedTrainingConfig,
-    begin,
     draw_rollout_step,
     draw_step,
-    parse,
     step_tensors,
-    train,
 )
+from throughline.training.packed_training import PackedTrainer, begin, parse, train
 
 CHANNELS, SEGMENTS, FRAMES, SIDE, TEXT = 2, 4, 2, 8, 8
 HEAD = PooledHead(CHANNELS, 3)
