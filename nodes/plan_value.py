@@ -55,10 +55,11 @@ class PromisedPlan(Plan):
 @dataclass(frozen=True, kw_only=True)
 class Fills:
     """The value of TL_FILLS: the inputs of the populate node `node_id`, which left its work to a
-    schedule."""
+    schedule. `prompt` is the graph in API form that it stands in."""
 
     inputs: Mapping[str, Any]
     node_id: str
+    prompt: Mapping[str, Any] | None = None
 
 
 def by_id(segment: MacroSegment, latent: Tensor) -> dict[int, Tensor]:

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import comfy.model_management
-import torch
 
 from ..adapters.decode import decode_chain
+from ..adapters.device_executor import HostLock
 from ..planning.forecast import Choice, Goal, calibrate, choose_order, enough_devices, film_bounds
 from ..planning.schedule import ORDERS, Costs, FilmJobs, Job, JobGraph, Priority, Slot
 from ..planning.schedule_chart import Chart, Timing, playable_at
@@ -25,11 +25,12 @@ from ..runs.render import RenderedSegment, SegmentEvent, Status, keep_segment
 from ..runs.run import Run, open_run
 from ..runs.schedule_file import read_schedule, write_schedule
 from .crews import fill_crew
-from .film_progress import FilmProgress
-from .macro_plan import MacroFilm, PlanRenderer
+from .macro_plan import MacroFilm
 from .populating import FillRenderer, Population, followed
+from .ray_fill import Source
 from .rendering import runs_root
-from .schedule_crew import FILL, Bars, FilmCrew, PartOfBar
+from .schedule_crew import FILL, Bars, FilmCrew
+from .schedule_renderers import FillProgress, ScheduledPlans, beside_others
 from .scheduling import (
     Measured,
     Task,
@@ -120,6 +121,7 @@ class Making:
         self._measured.add_run(open_run(task.population.plan.run.path), "plan")
         self._measured.add_run(fills.run, "fill 1")
         self._bars = Bars()
+        self._lock = HostLock()
         self._planner = None if task.macro is None else self._plan_renderer(task.macro)
         self._to_fill = frozenset(s.index for s in fills.state() if s.needs_render)
         film = task.population.film
@@ -227,7 +229,15 @@ class Making:
         executor = executor_of(self._task)
         if executor.kind == "this process" or not any(job.step == FILL for job in graph.seconds):
             return Here(self._work)
-        fillers = fill_crew(executor, self._task.population, self._to_fill, self._progress.step)
+        fills = self._task.fills
+        fillers = fill_crew(
+            executor,
+            self._task.population,
+            self._to_fill,
+            self._progress.step,
+            Source(prompt=fills.prompt, node_id=fills.node_id),
+            self._lock,
+        )
         own = "" if executor.kind == "devices of this machine" else self._names[0]
         crew = FilmCrew(fillers, self._work, self._is_over, self._bars.stop, own)
         self._fits = crew.fits
@@ -260,6 +270,10 @@ class Making:
         """Do a job in this process. None where there is nothing to do."""
         if self._is_over(job):
             return None
+        with self._lock.held():
+            return self._do(job)
+
+    def _do(self, job: Job) -> Any:
         population = self._task.population
         if job.step == FILL:
             if self._filler is None:
@@ -324,45 +338,5 @@ class Making:
         assert self._plans is not None
         to_make = frozenset(s.index for s in self._plans.state() if s.needs_render)
         bar = self._bars.part(len(to_make) * macro.film.sampler.steps)
-        return ScheduledPlans(macro, self._task, self._plans, to_make, bar)
-
-
-class ScheduledPlans(PlanRenderer):
-    """Plans segments when the schedule says so. `ready` are starts that are handed over already."""
-
-    def __init__(
-        self,
-        macro: MacroFilm,
-        task: Task,
-        folder: RunFolder,
-        to_make: frozenset[int],
-        bar: PartOfBar,
-    ) -> None:
-        node_id = task.population.plan.node_id  # type: ignore[attr-defined]  # it is promised
-        super().__init__(macro, node_id, to_make, folder.read_segment)
-        self._progress = bar
-        self.ready: dict[int, torch.Tensor] = {}
-
-    def plan(self, index: int) -> RenderedSegment:
-        """The anchors of a segment of which the one before is planned."""
-        segment = self._macro.stored[index]
-        known = None
-        if segment.start != "tail" and segment.known_latent_frames:
-            known = self.first_known(segment)
-        return self.render(segment, known)
-
-    def hand_off(self, index: int) -> torch.Tensor:
-        """What segment `index` starts from, b c 2 h w."""
-        return super()._handed(index)
-
-    def _handed(self, index: int) -> torch.Tensor:
-        ready = self.ready.pop(index, None)
-        return super()._handed(index) if ready is None else ready
-
-
-class FillProgress(FilmProgress):
-    """The progress of fills as a part of that of a schedule."""
-
-    def __init__(self, task: Task, to_make: frozenset[int], bar: PartOfBar) -> None:
-        super().__init__(task.population.film, task.fills.node_id, to_make)
-        self._bar = bar
+        moved = beside_others(macro, self._lock)
+        return ScheduledPlans(moved, self._task, self._plans, to_make, bar)

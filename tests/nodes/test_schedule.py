@@ -10,7 +10,7 @@ import pytest
 import torch
 
 Graph = dict[str, Any]
-SCRIPT = "[3s] A red room.\n[2s, continue] The camera turns.\n[3s, cut] A garden.\n[2s] It rains."
+SCRIPT = "[2s] A red room.\n[1s, continue] The camera turns.\n[2s, cut] A garden."
 LEAVE = "leave it to a schedule"
 SAMPLER = {
     "steps": 2,
@@ -111,28 +111,135 @@ def read(root: Path) -> Callable[[str], list[torch.Tensor]]:
     return latents
 
 
-def test_a_film_is_planned_and_filled_in_turns(run_film: Any, read: Any, root: Path) -> None:
+def chart_of(root: Path) -> Any:
     from throughline.runs.schedule_file import read_schedule
 
-    outputs, events = run_film(graph(plan_planner="draft, then keep the anchors"))
-    steps = [(run, number) for number in (1, 2, 3, 4) for run in ("plan", "populated")]
-    assert made(events) == steps  # one model, one device: depth first
-    scheduled = read("plan"), read("populated")
-    clips = sorted(path.name[:4] for path in (root / "populated" / "clips").glob("*.mp4"))
-    assert clips == ["0001", "0002", "0003", "0004"]
     chart = read_schedule(root / "populated")
-    assert chart is not None and not chart.running and chart.order == "depth first"
-    assert set(chart.measured) == {"plan", "hand-off", "fill 1", "decode"}
-    assert chart.actual is not None
-    assert {(s.job.segment, s.job.step) for s in chart.actual.slots} == {
-        (s.job.segment, s.job.step) for s in chart.predicted.slots
-    }
-    said = outputs["s"]["text"][0]
-    assert "4 planned now, 4 filled now" in said and "LB1" in said and "K*" in said
+    assert chart is not None and not chart.running and chart.actual is not None
+    return chart
 
+
+def ran(chart: Any) -> list[tuple[str, int]]:
+    """Steps in the order of their starts, with the numbers of their segments."""
+    return [(slot.job.step, slot.job.segment + 1) for slot in sorted(chart.actual.slots)]
+
+
+def test_a_film_is_planned_and_filled_in_turns(run_film: Any, read: Any, root: Path) -> None:
+    outputs, events = run_film(graph())
+    # one model on one device: depth first; segment 2 continues 1, and 3 is a cut
+    assert made(events) == [(run, n) for n in (1, 2, 3) for run in ("plan", "populated")]
+    chart = chart_of(root)
+    assert ran(chart) == [
+        *(("plan", 1), ("fill 1", 1), ("decode", 1), ("hand-off", 1)),
+        *(("plan", 2), ("fill 1", 2), ("decode", 2)),
+        *(("plan", 3), ("fill 1", 3), ("decode", 3)),
+    ]
+    assert set(chart.measured) == {"plan", "hand-off", "fill 1", "decode"}
+    jobs = [sorted(slot.job for slot in one.slots) for one in (chart.actual, chart.predicted)]
+    assert jobs[0] == jobs[1]
+    assert chart.actual.makespan >= chart.actual.first_footage > 0.0
+    clips = sorted(path.name[:4] for path in (root / "populated" / "clips").glob("*.mp4"))
+    assert clips == ["0001", "0002", "0003"]
+    said = outputs["s"]["text"][0]
+    assert "3 planned now, 3 filled now" in said and "LB1" in said and "K*" in said
+    assert "order: depth first, since the first segment can be played soonest" in said
+
+    scheduled = read("plan"), read("populated")
     plain = graph(plan_when_queued="render", fill_when_queued="render", plan_run_name="plain")
     plain["f"]["inputs"]["run_name"] = "plain filled"
     del plain["s"]
     run_film(plain)
     for one, other in zip(scheduled, (read("plain"), read("plain filled")), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_is_on_disk_is_not_made_again(run_film: Any, root: Path) -> None:
+    run_film(graph(clips=False))
+    assert not (root / "populated" / "clips").exists()
+    first = chart_of(root)
+    outputs, events = run_film(graph(clips=False))
+    assert made(events) == [] and chart_of(root) == first
+    _, events = run_film(graph(clips=False, fill_retakes="2:1"))
+    assert made(events) == [("populated", 2)]
+    assert "plan" in chart_of(root).measured  # from the files, of the same settings
+    _, events = run_film(graph(clips=False, fill_retakes="2:1", plan_retakes="1:1"))
+    again = [("plan", 1), ("populated", 1), ("plan", 2), ("populated", 2)]
+    assert made(events) == again
+    _, events = run_film(graph(clips=False, fill_retakes="2:1"))
+    assert made(events) == []  # the first takes are still there
+
+
+def test_the_storyboard_comes_first_where_it_is_asked_for(run_film: Any, root: Path) -> None:
+    _, events = run_film(graph(goal="storyboard first", clips=False))
+    assert made(events) == [(run, n) for run in ("plan", "populated") for n in (1, 2, 3)]
+    assert chart_of(root).order == "breadth first"
+
+
+def test_two_models_change_once(run_film: Any, root: Path) -> None:
+    _, events = run_film(graph(fill="wan_vace", clips=False))
+    assert made(events) == [(run, n) for run in ("plan", "populated") for n in (1, 2, 3)]
+    assert "change once" in chart_of(root).reason
+
+
+def test_a_finished_plan_is_only_filled(run_film: Any, root: Path) -> None:
+    _, events = run_film(graph(plan_when_queued="render"))
+    assert made(events) == [
+        *(("plan", n) for n in (1, 2, 3)),
+        *(("populated", n) for n in (1, 2, 3)),
+    ]
+    assert {step for step, _ in ran(chart_of(root))} == {"fill 1", "decode"}
+
+
+def test_who_cannot_wait_gets_segments_from_the_middle(run_film: Any, root: Path) -> None:
+    wide = {
+        "plan_layout": "wide middle and two at the end",
+        "plan_script": "[3s] A red room.\n[2s, continue] The camera turns.",
+    }
+    outputs, _ = run_film(graph(first_footage_within=0.001, clips=False, **wide))
+    assert chart_of(root).seed_from == "middle"
+    assert "from the middle: chosen here, since a plan and its fill" in outputs["s"]["text"][0]
+
+
+def test_plans_and_fills_overlap_on_two_devices(run_film: Any, read: Any, root: Path) -> None:
+    run_film(graph(clips=False))
+    alone = read("populated")
+    two = {"run_on": "devices of this machine", "devices": 2, "order": "depth first", "address": ""}
+    both = graph(fill_run_name="both", plan_run_name="plan of both", fill_executor=["e", 0])
+    both["e"] = {"class_type": "ThroughlineExecutor", "inputs": two}
+    run_film(both)
+    from throughline.runs.schedule_file import read_schedule
+
+    chart = read_schedule(root / "both")
+    assert chart is not None and chart.actual is not None and len(chart.devices) == 2
+    fills = [slot.device for slot in chart.actual.slots if slot.job.step == "fill 1"]
+    others = [slot.device for slot in chart.actual.slots if slot.job.step != "fill 1"]
+    assert set(others) == {0} and 1 in fills
+    assert all(torch.equal(a, b) for a, b in zip(alone, read("both"), strict=True))
+
+
+def test_queueing_to_look_fills_nothing(run_film: Any, root: Path) -> None:
+    outputs, events = run_film(graph(when_queued="only show what would be rendered"))
+    said = outputs["s"]["text"][0]
+    assert "to plan: 1, 2, 3; to fill: 1, 2, 3" in said and "plans; first segment" in said
+    assert made(events) == [] and not (root / "populated").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fill_when_queued": "render"}, "plan is left to a schedule: choose 'leave it"),
+        ({"memory_gb": 1e-6}, "memory_gb: a plan and a fill up to the middle"),
+    ],
+)
+def test_bad_input_is_named_before_sampling(
+    run_film: Any, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Exception, match=said):
+        run_film(graph(**changes))
+
+
+def test_fills_of_another_node_are_refused(comfy: Any) -> None:
+    from throughline.nodes.scheduling import read_task
+
+    with pytest.raises(ValueError, match="fills must come from a Populate segments node, got dict"):
+        read_task({})
