@@ -36,6 +36,7 @@ TOOLS = (
     "comfy-cli",
     "jsonschema",
     "psutil",
+    "ray[client]",  # optional for users: the cluster that an executor may fill a film on
 )
 # A sentence encoder whose package holds its model. What it names is not installed: the test of
 # recall reads its files with transformers, which ComfyUI has (tests/nodes/test_story_recall.py).

@@ -24,31 +24,44 @@ from ..runs.render import RenderedSegment
 from ..runs.threads import Threads
 from .film_progress import TellStep
 from .populating import FillRenderer, Population
+from .ray_fill import Source, ray_crew
 
 
 def fill_crew(
-    executor: Executor, population: Population, to_make: frozenset[int], tell: TellStep
+    executor: Executor,
+    population: Population,
+    to_make: frozenset[int],
+    tell: TellStep,
+    source: Source,
+    lock: HostLock | None = None,
 ) -> Crew[RenderedSegment]:
     """The devices that fill segments; jobs are `Job(index, "fill 1")`, in any order.
 
     `to_make` are the indices that are expected, `tell` hears of every step. The plan of a segment
-    is read when its job starts. Raises ValueError for what the executor cannot do.
+    is read when its job starts. Whoever uses ComfyUI beside the crew holds `lock`. Raises
+    ValueError for what the executor cannot do.
     """
+    if executor.kind == "Ray cluster":
+        return ray_crew(executor, population, to_make, tell, source)
     if executor.kind == "devices of this machine":
-        return device_crew(executor, population, to_make, tell)
+        return device_crew(executor, population, to_make, tell, lock or HostLock())
     renderer = FillRenderer(population, to_make, tell)
     return Here(lambda job: renderer.fill(job.segment))
 
 
 def device_crew(
-    executor: Executor, population: Population, to_make: frozenset[int], tell: TellStep
+    executor: Executor,
+    population: Population,
+    to_make: frozenset[int],
+    tell: TellStep,
+    lock: HostLock,
 ) -> Threads[RenderedSegment]:
     """A thread and a renderer for each device."""
     request = population.film.request
     check_conditioning("positive", request.positive)
     check_conditioning("negative", request.negative)
     devices = devices_here(executor.devices)
-    lock, stopping = HostLock(), threading.Event()
+    stopping = threading.Event()
     told = _until(stopping, tell)
     work = []
     for place, device in enumerate(devices):
