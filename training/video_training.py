@@ -178,7 +178,8 @@ def export_video(
     parts: dict[str, dict[str, Tensor]] = {"video": {}, "text": {}}
     for name, value in average.values.items():
         part, _, key = name.partition(".")
-        parts[part][key] = value.to(torch.bfloat16)
+        if part in parts:  # a training may learn more than it ships
+            parts[part][key] = value.to(torch.bfloat16)
     common = {
         "modelspec.license": "GPL-3.0-or-later",
         "training": json.dumps(dataclasses.asdict(config)),
