@@ -22,8 +22,9 @@ least-squares line through its own first segment. fitted_slope is the free line 
 to 24. A way that forgets at once has a flat free line and a steep one from its beginning: where
 nothing true is left, at about 13 dB here, PSNR falls no further. within_3_db counts the segments
 before PSNR is 3 dB below the first one's. drift in percent per hop, seam and motion as in
-memory/drift.py, the means over the seeds. The plot and the figures of every segment and hop are
-saved below build/benchmarks/.
+memory/drift.py, the means over the seeds. The plot, the figures of every segment and hop and the
+last frames of some segments of the first film, the true ones above, are saved below
+build/benchmarks/.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from .drift import HANDED_FRAMES, LATENT_FRAMES, TAIL, Bench
 SEEDS = range(1_000_000, 1_000_004)
 SEGMENTS = 24
 SHOWN = (1, 2, 4, 8, 16, 24)
+PICTURED = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
 NEW_FRAMES = 16
 STEPS = 8
 """Steps for each new latent frame, as in the bench `drift`."""
@@ -264,15 +266,20 @@ def run(seeds: range) -> list[dict[str, Any]]:
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
     hops: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    pictures: list[list[Tensor]] = []
     with torch.inference_mode():
         for done, seed in enumerate(seeds):
             take = long_take(seed, SEGMENTS, LATENT_FRAMES, TAIL)
             truth = frames_to_image(render_take(take))
             start = ways.vae.encode(truth[:HANDED_FRAMES])
             true_segments = list(truth[HANDED_FRAMES:].split(NEW_FRAMES))
+            if not done:
+                pictures.append(true_segments)
             for name, make in WAYS.items():
                 began, ways.steps, ways.frame_steps = time.perf_counter(), 0, 0
                 segments = make(ways, take, start, seed)
+                if not done:
+                    pictures.append(segments)
                 curves[name].append(psnr_of(segments, true_segments))
                 found = growth(curves[name][-1]) | appearance(segments, hops[name])
                 found |= {"steps": ways.steps, "frame_steps": ways.frame_steps}
@@ -281,6 +288,7 @@ def run(seeds: range) -> list[dict[str, Any]]:
             print(f"seed {seed}: {done + 1} of {len(seeds)}", flush=True)
     means = {name: np.mean(found, axis=0).tolist() for name, found in curves.items()}
     save_plot(means)
+    save_pictures(pictures)
     by_segment = {
         "psnr": means,
         "drift": {n: np.mean(one, axis=0).tolist() for n, one in hops.items()},
@@ -375,3 +383,15 @@ def save_plot(curves: dict[str, list[float]]) -> None:
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     image.save(PLOT)
     print(f"plot {PLOT}", flush=True)
+
+
+def save_pictures(films: list[list[Tensor]]) -> None:
+    """The last frames of the segments that are pictured, a row for each film."""
+    from PIL import Image
+
+    chosen = [number - 1 for number in PICTURED if number <= SEGMENTS]
+    rows = [torch.cat([film[index][-1] for index in chosen], dim=1) for film in films]
+    image = Image.fromarray((torch.cat(rows) * 255).round().byte().numpy())
+    path = PLOT.with_name("drift_plan_frames.png")
+    image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(path)
+    print(f"pictures {path}", flush=True)

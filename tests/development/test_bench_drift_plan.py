@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,8 @@ def test_chain_and_plan_make_equally_many_steps_for_each_frame(
     assert all(12.0 < row["psnr_1"] < 40.0 for row in rows)
     saved = json.loads((tmp_path / "plot.json").read_text())
     assert len(saved["psnr"]["plan"]) == 4 and len(saved["drift"]["plan"]) == 3
+    with Image.open(tmp_path / "drift_plan_frames.png") as pictures:
+        assert pictures.size == (4 * 128, 3 * 128)  # true frames, chain, plan
 
 
 def test_a_caption_of_a_path_tells_what_four_captions_tell(bench: Any) -> None:
