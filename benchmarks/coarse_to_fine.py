@@ -141,8 +141,13 @@ def run(seeds: range) -> list[dict[str, Any]]:
                 row = compare(frames, last.frames, seen)
                 tokens = memory.tokens if name in (MEMORY, BOTH) else 0
                 figures[name].append({**row, "tokens": float(tokens)})
-            print(f"world {seed}: {done + 1} of {len(seeds)}", flush=True)
+            means = {name: round(mean(rows, "psnr"), 2) for name, rows in figures.items()}
+            print(f"world {seed}: {done + 1} of {len(seeds)}, dB so far {means}", flush=True)
     return [summary(name, figures[name], figures[CHAIN]) for name in ROWS]
+
+
+def mean(rows: list[dict[str, float]], key: str) -> float:
+    return float(np.mean([row[key] for row in rows]))
 
 
 def summary(
@@ -153,7 +158,7 @@ def summary(
     spread = float(more.std(ddof=1) / np.sqrt(len(more))) if len(more) > 1 else float("nan")
     return {
         "method": name,
-        **{key: float(np.mean([row[key] for row in rows])) for key in rows[0]},
+        **{key: mean(rows, key) for key in rows[0]},
         "n": len(rows),
         "psnr_more": float(more.mean()),
         "standard_error": spread,

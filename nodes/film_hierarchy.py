@@ -68,14 +68,13 @@ class FilmHierarchy:
         """
         if self.plan is None:
             return {}
-        entries = {}
-        for segment in segments:
-            entry = self._small_clip(segment, segments, geometry, loras.get(LORAS, {}))
-            entry = entry or self._codes(segment, segments)
-            if entry:
-                said = {"start_noise": self.plan.start_noise, "guide_as": self.plan.guide_as}
-                entries[str(segment.index)] = {**said, **entry}
-        return {GUIDE: entries} if entries else {}
+        said = {"start_noise": self.plan.start_noise, "guide_as": self.plan.guide_as}
+        if self.plan.planner is not None:
+            entries = self._codes(self.plan.planner, segments)
+        else:
+            entries = self._small_clips(segments, geometry, loras.get(LORAS, {}))
+        told = {str(index): {**said, **entry} for index, entry in entries.items()}
+        return {GUIDE: told} if told else {}
 
     def describe(self) -> tuple[str, ...]:
         """What an artist is told of it, in sentences."""
@@ -92,40 +91,32 @@ class FilmHierarchy:
             for one in self.stretches
         )
 
-    def _small_clip(
-        self,
-        segment: Segment,
-        segments: Sequence[Segment],
-        geometry: LatentGeometry,
-        loras: dict[str, Any],
-    ) -> dict[str, Any]:
-        stretch = self.stretch_of(segment.index)
-        if stretch is None:
-            return {}
-        window = windows_of(segments)[segment.index]
-        texts = [[segments[i].prompt, segments[i].negative] for i in stretch.segments]
-        return {
-            "clip": [*self.small, stretch.latent_frames, stretch.every],
-            "from": clip_places(stretch, window, geometry.grid)[0],
-            "texts": texts,
-            "start": segments[stretch.first].start,
-            "loras": loras.get(str(stretch.first), []),
-            "seed": self.seed_of(stretch.first),
-        }
+    def _small_clips(
+        self, segments: Sequence[Segment], geometry: LatentGeometry, loras: dict[str, Any]
+    ) -> dict[int, dict[str, Any]]:
+        windows, entries = windows_of(segments), {}
+        for stretch in self.stretches:
+            shared = {
+                "clip": [*self.small, stretch.latent_frames, stretch.every],
+                "texts": [[segments[i].prompt, segments[i].negative] for i in stretch.segments],
+                "start": segments[stretch.first].start,
+                "loras": loras.get(str(stretch.first), []),
+                "seed": self.seed_of(stretch.first),
+            }
+            for index in stretch.segments:
+                place = clip_places(stretch, windows[index], geometry.grid)[0]
+                entries[index] = {**shared, "from": place}
+        return entries
 
-    def _codes(self, segment: Segment, segments: Sequence[Segment]) -> dict[str, Any]:
-        if self.plan is None or self.plan.planner is None:
-            return {}
-        planner, windows = self.plan.planner, windows_of(segments)
-        start = windows[segment.index].new
-        end = min(start + planner.rollout.chunk, windows[-1].stop)
-        told = shot_places(segments)[max(0, start - planner.rollout.history) : end]
-        return {
-            "planner": planner.loaded.digest,
-            "head": planner.head.name,
-            "told": fingerprint_value([[segments[i].prompt, place] for i, place in told]),
-            "seed": self.seed,
-        }
+    def _codes(self, planner: Planner, segments: Sequence[Segment]) -> dict[int, dict[str, Any]]:
+        windows, places, entries = windows_of(segments), shot_places(segments), {}
+        shared = {"planner": planner.loaded.digest, "head": planner.head.name, "seed": self.seed}
+        for window in windows:
+            first = max(0, window.new - planner.rollout.history)
+            told = places[first : window.new + planner.rollout.chunk]
+            texts = fingerprint_value([[segments[i].prompt, place] for i, place in told])
+            entries[window.segment] = {**shared, "told": texts}
+        return entries
 
 
 def plan_hierarchy(
@@ -163,14 +154,14 @@ def plan_hierarchy(
     _check_planner(given.planner, model, geometry.latent_shape(*size)[3:])
     rollout, needed = given.planner.rollout, given.planner.loaded.card.least_history
     check_room(segments, rollout)
-    begins = windows_of(segments)[0].new
-    if begins < needed:
+    windows = windows_of(segments)
+    if windows[0].new < needed:
         raise ValueError(
             f"hierarchy_planner needs {needed} latent frames before what it plans, the film begins "
-            f"with {begins}: choose one that was trained to begin a film"
+            f"with {windows[0].new}: choose one that was trained to begin a film"
         )
     guided = tuple(
-        replace(one, guided_by=seen_segments(segments, one.index, rollout)) for one in segments
+        replace(one, guided_by=seen_segments(windows, one.index, rollout)) for one in segments
     )
     return FilmHierarchy(plan=given, seed=seed), guided
 
@@ -184,6 +175,4 @@ def _check_planner(planner: Planner, model: ModelPatcher, cells: tuple[int, int]
 
 def _numbers(segments: range) -> str:
     """Segments as an artist counts them."""
-    if len(segments) == 1:
-        return f"segment {segments[0] + 1}"
     return f"segments {segments[0] + 1} to {segments[-1] + 1}"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from .frames import FrameGrid
 from .rollout import Rollout, RolloutStep, Span
@@ -140,11 +141,11 @@ def check_room(segments: Sequence[Segment], rollout: Rollout) -> None:
             )
 
 
-def seen_segments(segments: Sequence[Segment], index: int, rollout: Rollout) -> tuple[int, ...]:
+def seen_segments(windows: Sequence[Window], index: int, rollout: Rollout) -> tuple[int, ...]:
     """The earlier segments that the plan of segment `index` looks back at."""
-    windows = windows_of(segments)
     oldest = windows[index].new - rollout.history
-    return tuple(window.segment for window in windows[:index] if window.stop > oldest)
+    seen = takewhile(lambda window: window.stop > oldest, reversed(windows[:index]))
+    return tuple(window.segment for window in seen)[::-1]
 
 
 def needed_steps(rollout: Rollout, start: int, wanted: int, end: int) -> Iterator[RolloutStep]:

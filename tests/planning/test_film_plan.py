@@ -111,11 +111,11 @@ def test_a_segment_longer_than_a_chunk_is_refused_by_number() -> None:
 
 
 def test_a_plan_looks_back_over_the_history_of_its_rollout() -> None:
-    segments = film(*["text"] * 8)
+    windows = windows_of(film(*["text"] * 8))
     # windows 4 and 16: 20 latent frames before frame 36, of segment 3 (12 to 18) the last two
-    assert seen_segments(segments, 6, COARSE) == (2, 3, 4, 5)
-    assert seen_segments(segments, 7, COARSE) == (3, 4, 5, 6)
-    assert seen_segments(segments, 0, COARSE) == ()
+    assert seen_segments(windows, 6, COARSE) == (2, 3, 4, 5)
+    assert seen_segments(windows, 7, COARSE) == (3, 4, 5, 6)
+    assert seen_segments(windows, 0, COARSE) == ()
 
 
 def test_the_steps_of_a_chunk_are_made_as_far_as_a_segment_needs() -> None:
