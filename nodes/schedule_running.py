@@ -34,10 +34,11 @@ from .schedule_renderers import FillProgress, ScheduledPlans, beside_others
 from .scheduling import (
     Measured,
     Task,
-    choose_seeding,
     executor_of,
     expected_costs,
     finished_jobs,
+    from_the_middle,
+    why_from_the_middle,
 )
 
 MEASURED_ANEW = 2
@@ -70,17 +71,19 @@ class Scheduled:
 def run_schedule(task: Task, wishes: Wishes) -> Scheduled:
     """Make what the run folders lack of plan, film and clips."""
     began = time.monotonic()
-    units = expected_costs(task, wishes.clips)
-    task = choose_seeding(task, units, wishes.memory_gb, wait=0.0)  # before anything is sampled
+    units, memory_gb = expected_costs(task, wishes.clips), wishes.memory_gb
+    why = why_from_the_middle(task, units, memory_gb, wait=0.0)  # before anything is sampled
+    if why:
+        task = from_the_middle(task, why)
     with _making(task, wishes, began) as making:
         making.measure_first_plan()
-        chosen = choose_seeding(task, making.costs, wishes.memory_gb, wishes.wait)
-        if chosen.seed_from == task.seed_from:
-            return making.run(chosen)
+        late = "" if why else why_from_the_middle(task, making.costs, memory_gb, wishes.wait)
+        if not late:
+            return making.run()
         slots = making.slots
-    with _making(chosen, wishes, began) as making:
+    with _making(from_the_middle(task, late), wishes, began) as making:
         making.slots = slots
-        return making.run(chosen)
+        return making.run()
 
 
 @contextmanager
@@ -151,9 +154,8 @@ class Making:
         if first is not None and not graph.after.get(first):
             self._loop(JobGraph({first: graph.seconds[first]}, {}), Here(self._work))
 
-    def run(self, task: Task) -> Scheduled:
-        """Make everything; `task` says why segments start where they do."""
-        self._task = task
+    def run(self) -> Scheduled:
+        """Make everything that is left."""
         jobs = self._jobs()
         graph = replace(jobs, done=jobs.done | self._made).graph()
         if graph.seconds:

@@ -87,11 +87,15 @@ def read_task(fills: object) -> Task:
 
 
 def from_the_middle(task: Task, reason: str) -> Task:
-    """The task with segments that start from the middle anchors of those before. Raises ValueError
-    where the layout has none for it."""
+    """The task with segments that start from the middle anchors of those before, where the layout
+    has any for it. Opens the plan's run folder."""
     plan = task.population.plan
     assert isinstance(plan, PromisedPlan)
     inputs = {**plan.inputs, "seed_from": MIDDLE}
+    try:
+        plan_macro(inputs)
+    except ValueError as error:
+        return replace(task, seeding=f"as planned, though {reason}: {error}")
     return _promised(task.fills, plan, inputs, f"chosen here, since {reason}")
 
 
@@ -161,14 +165,14 @@ def _peak(film: Film, latent_frames: int) -> float:
     return step_bytes(film.request.model, (batch, channels, latent_frames, rows, columns)) / GIB
 
 
-def choose_seeding(task: Task, costs: Costs, memory_gb: float, wait: float) -> Task:
-    """The task from the middle anchors where memory (GiB, 0 is what the device has) or the seconds
-    until something can be played (0 is any) ask for it; else as it is.
+def why_from_the_middle(task: Task, costs: Costs, memory_gb: float, wait: float) -> str:
+    """Why segments should start from the middle anchors of those before: memory (GiB, 0 is what the
+    device has) or the seconds until something can be played (0 is any). Empty where they need not.
 
     Raises ValueError where nothing fits into a given `memory_gb`.
     """
     if task.macro is None or task.seed_from == "middle":
-        return task
+        return ""
     budget = memory_gb or device_bytes(task.population.film.request.model) / GIB
     needed = peaks(task)
     try:
@@ -179,16 +183,12 @@ def choose_seeding(task: Task, costs: Costs, memory_gb: float, wait: float) -> T
                 f"memory_gb: a plan and a fill up to the middle of a segment need "
                 f"{max(needed['plan'], needed['fill 1']):.1f}, got {memory_gb:g}"
             ) from None
-        return task  # core may yet find a way; nobody said that it must fit
+        return ""  # core may yet find a way; nobody said that it must fit
     if chosen == "terminal":
-        return task
-    reason = f"a plan and its fill take more than {wait:g} s"
+        return ""
     if needed["fill 2"] > budget:
-        reason = f"a whole segment needs {needed['fill 2']:.1f} GiB, and there are {budget:.1f}"
-    try:
-        return from_the_middle(task, reason)
-    except ValueError as error:
-        return replace(task, seeding=f"as planned, though {reason}: {error}")
+        return f"a whole segment needs {needed['fill 2']:.1f} GiB, and there are {budget:.1f}"
+    return f"a plan and its fill take more than {wait:g} s"
 
 
 @dataclass(eq=False)

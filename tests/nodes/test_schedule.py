@@ -196,7 +196,7 @@ def test_who_cannot_wait_gets_segments_from_the_middle(run_film: Any, root: Path
         "plan_script": "[3s] A red room.\n[2s, continue] The camera turns.",
     }
     outputs, _ = run_film(graph(first_footage_within=0.001, clips=False, **wide))
-    assert chart_of(root).seed_from == "middle"
+    assert chart_of(root).seed_from == "middle", outputs["s"]["text"][0]
     assert "from the middle: chosen here, since a plan and its fill" in outputs["s"]["text"][0]
 
 
