@@ -52,6 +52,11 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return normalised(x) * (1 + scale) + shift
 
 
+def for_tokens(modulations: Tensor, rows: Tensor | None) -> Tensor:
+    """What each token takes of modulations `b v m`: `b n m`, or `b 1 m` for one that all share."""
+    return modulations if rows is None else modulations[:, rows]
+
+
 class Attention(nn.Module):
     """Full attention without a mask; queries and keys are normed per head, in float32."""
 
@@ -87,7 +92,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """A transformer block that norms first; `conditioned` by six modulations of a vector, or not.
 
-    The vector `b 1 d` or `b n d` holds for all tokens or for each.
+    There are few vectors `b v d` and many tokens: `rows` (n) says whose is whose, None where the
+    one vector is everybody's.
     """
 
     def __init__(
@@ -105,11 +111,13 @@ class Block(nn.Module):
             linear = operations.Linear(width, MODULATIONS * width, **place)
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), linear)
 
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
-        if vector is None:
+    def forward(
+        self, x: Tensor, vectors: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        if vectors is None:
             x = x + self.attn(normalised(x))
             return x + self.mlp(normalised(x))
-        parts = self.adaLN_modulation(vector).chunk(MODULATIONS, dim=-1)
+        parts = for_tokens(self.adaLN_modulation(vectors), rows).chunk(MODULATIONS, dim=-1)
         x = x + parts[2] * self.attn(modulated(x, parts[0], parts[1]))
         return x + parts[5] * self.mlp(modulated(x, parts[3], parts[4]))
 
@@ -131,7 +139,9 @@ class Transformer(nn.Module):
             Block(width, head_width, conditioned, operations, place) for _ in range(depth)
         )
 
-    def forward(self, x: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, vectors: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
         for block in self.blocks:
-            x = block(x, vector)
+            x = block(x, vectors, rows)
         return x

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .millivid_layers import Transformer, angles, frequencies, grid_places, modulated
+from .millivid_layers import (
+    Transformer,
+    angles,
+    for_tokens,
+    frequencies,
+    grid_places,
+    modulated,
+)
 
 AXES = 3
 """Of a position: frame, row, column."""
@@ -105,7 +112,7 @@ class Conditioned(nn.Module):
         self.action_encoder = ActionEncoder(sizes, operations, place)
 
     def vectors(self, block: CodeBlock) -> Tensor:
-        """What modulates the block's tokens: time, level and action, `1 f*n d`."""
+        """What modulates the block's frames: time, level and action, `1 f d`."""
         device = block.codes.device
         vector = self.time_embedding(torch.tensor([block.time], device=device))
         vector = vector + self.level_embedding(torch.tensor([block.level], device=device)).to(
@@ -113,8 +120,7 @@ class Conditioned(nn.Module):
         )
         if block.actions is not None:
             vector = vector + self.action_encoder.action_embedding(block.actions).to(vector)
-        vector = vector.expand(len(block.frames), -1)
-        return vector.repeat_interleave(block.codes.shape[2], dim=0)[None]
+        return vector.expand(len(block.frames), -1)[None]
 
 
 class Head(nn.Module):
@@ -124,8 +130,8 @@ class Head(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), linear)
         self.linear = operations.Linear(sizes.width, sizes.channels, **place)
 
-    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(vector).chunk(2, dim=-1)
+    def forward(self, x: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
+        shift, scale = for_tokens(self.adaLN_modulation(vectors), rows).chunk(2, dim=-1)
         output: Tensor = self.linear(modulated(x, shift, scale))
         return output
 
@@ -167,9 +173,12 @@ class MilliVidVideo(nn.Module):
         blocks = (target, *context)
         first = torch.stack([block.frames.min() for block in blocks]).min()
         x = torch.cat([self._embedded(block, first) for block in blocks], dim=1)
-        vector = torch.cat([self.dit.dit.vectors(block) for block in blocks], dim=1)
-        x = self.dit.dit.dit(x, vector)[:, : target.tokens]
-        velocity: Tensor = self.dit.unpatchify(x, vector[:, : target.tokens])
+        vectors = torch.cat([self.dit.dit.vectors(block) for block in blocks], dim=1)
+        cells = [[block.codes.shape[2]] * len(block.frames) for block in blocks]
+        counts = torch.tensor(sum(cells, []), device=x.device)
+        rows = torch.arange(len(counts), device=x.device).repeat_interleave(counts)
+        x = self.dit.dit.dit(x, vectors, rows)[:, : target.tokens]
+        velocity: Tensor = self.dit.unpatchify(x, vectors, rows[: target.tokens])
         return velocity.unflatten(1, target.codes.shape[1:3])
 
     def _embedded(self, block: CodeBlock, first: Tensor) -> Tensor:
