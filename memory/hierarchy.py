@@ -307,18 +307,6 @@ class Hierarchy:
         state = torch.zeros(grid.levels, frames, dtype=torch.uint8)
         return cls(codes, state, torch.zeros(frames, dtype=torch.bool), grid, head.name)
 
-    @classmethod
-    def of_latents(
-        cls, head: HierarchyHead, latents: Tensor, first: Tensor | None = None
-    ) -> Hierarchy:
-        """The codes of one finished video, normalised latents `1 c t h w`, all of them final."""
-        grid = grid_of(latents, head.levels)
-        codes = tuple(each[0] for each in head.encode(latents, first))
-        frames = latents.shape[2]
-        state = torch.full((grid.levels, frames), CellState.FINAL, dtype=torch.uint8)
-        marks = repeated(first, 1, frames, torch.device("cpu"))
-        return cls(codes, state, marks, grid, head.name)
-
     @property
     def frames(self) -> int:
         """Latent frames of the timeline."""
@@ -356,28 +344,3 @@ class Hierarchy:
         known[level, start:stop] = int(state)
         levels = (*self.codes[:level], written, *self.codes[level + 1 :])
         return replace(self, codes=levels, state=known)
-
-    def committed(self, head: HierarchyHead, start: int, latents: Tensor) -> Hierarchy:
-        """What was really made of the latent frames from `start` on, normalised latents
-        `1 c t h w`, in place of what was planned, at all levels.
-
-        Raises ValueError when another head made the codes.
-        """
-        if head.name != self.head:
-            raise ValueError(
-                f"the codes were made by the head {self.head}, got {head.name}: encode anew"
-            )
-        stop = start + latents.shape[2]
-        result = self
-        for level, codes in enumerate(head.encode(latents, self.first[start:stop])):
-            result = result.with_codes(level, start, codes[0], CellState.FINAL)
-        return result
-
-    def until(self, frame: int) -> Hierarchy:
-        """The latent frames before `frame`."""
-        return replace(
-            self,
-            codes=tuple(each[:frame] for each in self.codes),
-            state=self.state[:, :frame],
-            first=self.first[:frame],
-        )

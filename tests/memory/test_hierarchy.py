@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
+from torch import Tensor
 
 from throughline.memory.hierarchy import (
     CellState,
@@ -14,6 +13,7 @@ from throughline.memory.hierarchy import (
     PatchHead,
     PooledHead,
     from_patches,
+    grid_of,
     to_patches,
 )
 
@@ -22,6 +22,15 @@ ODD = (5, 7)
 
 def latents(frames: int = 3, channels: int = 4, size: tuple[int, int] = ODD, seed: int = 0):
     return torch.randn(1, channels, frames, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def finished(head: PooledHead | PatchHead, latents: Tensor) -> Hierarchy:
+    """The hierarchy of a finished video."""
+    grid = grid_of(latents, head.levels)
+    result = Hierarchy.empty(head, grid, latents.shape[2])
+    for level, codes in enumerate(head.encode(latents)):
+        result = result.with_codes(level, 0, codes[0], CellState.FINAL)
+    return result
 
 
 def test_wan_480p_has_the_tokens_of_the_design() -> None:
@@ -118,7 +127,7 @@ def test_nothing_is_known_of_an_empty_hierarchy() -> None:
 
 
 def test_writing_gives_a_new_value_and_touches_the_target_only() -> None:
-    before = Hierarchy.of_latents(PooledHead(4, 2), latents(4, size=(8, 8)))
+    before = finished(PooledHead(4, 2), latents(4, size=(8, 8)))
     copies = [each.clone() for each in before.codes]
     after = before.with_codes(1, 1, torch.ones(2, 4, 16))
     assert all(torch.equal(a, b) for a, b in zip(before.codes, copies, strict=True))
@@ -129,32 +138,17 @@ def test_writing_gives_a_new_value_and_touches_the_target_only() -> None:
     assert (after.codes[1][1:3] == 1).all()
 
 
-def test_committing_puts_what_was_made_at_every_level() -> None:
-    head, x = PooledHead(4, 2), latents(4, size=(8, 8))
-    hierarchy = Hierarchy.of_latents(head, x[:, :, :1]).extended(3)
-    assert hierarchy.known(1, 0, 1) and not hierarchy.known(1, 1, 2)
-    whole = hierarchy.committed(head, 1, x[:, :, 1:])
-    expected = Hierarchy.of_latents(head, x)
-    assert all(torch.equal(a, b) for a, b in zip(whole.codes, expected.codes, strict=True))
-    assert torch.equal(whole.state, expected.state)
-    assert torch.equal(whole.until(1).codes[0], hierarchy.codes[0][:1])
-
-
 def test_marks_of_single_pictures_follow_the_timeline() -> None:
     first = torch.tensor([True, False])
-    hierarchy = Hierarchy.of_latents(PooledHead(4, 2), latents(2), first)
-    longer = hierarchy.extended(2, first)
-    assert longer.first.tolist() == [True, False, True, False]
-    assert longer.until(3).first.tolist() == [True, False, True]
+    longer = finished(PooledHead(4, 2), latents(2)).extended(2, first)
+    assert longer.first.tolist() == [False, False, True, False]
+    assert longer.known(1, 0, 2) and not longer.known(1, 1, 3)
 
 
 def test_wrong_writing_is_refused() -> None:
     head = PooledHead(4, 2)
-    hierarchy = Hierarchy.of_latents(head, latents(3))
+    hierarchy = finished(head, latents(3))
     with pytest.raises(ValueError, match="latent frames 2 to 4 lie outside the hierarchy's 3"):
         hierarchy.with_codes(0, 2, hierarchy.codes[0][:2])
     with pytest.raises(ValueError, match="level 1 must have 4 tokens"):
         hierarchy.with_codes(1, 0, hierarchy.codes[0][:1])
-    other = replace(hierarchy, head="another")
-    with pytest.raises(ValueError, match="made by the head another, got pooled"):
-        other.committed(head, 0, latents(1))

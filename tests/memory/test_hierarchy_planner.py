@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from throughline.memory.hierarchy import CellState, Hierarchy, HierarchyGrid, PatchHead, PooledHead
+from throughline.memory.hierarchy import (
+    CellState,
+    Hierarchy,
+    HierarchyGrid,
+    PatchHead,
+    PooledHead,
+    grid_of,
+)
 from throughline.memory.hierarchy_planner import (
     HierarchyPlanner,
     PlannerConfig,
@@ -66,9 +73,18 @@ def span(level: int, frames: Sequence[int], seed: int, noise: float = 0.0) -> To
 CENTRES = [GRID.centres(level) for level in range(2)]
 
 
+def finished(head: PooledHead | PatchHead, latents: Tensor) -> Hierarchy:
+    """The hierarchy of a finished video."""
+    grid = grid_of(latents, head.levels)
+    result = Hierarchy.empty(head, grid, latents.shape[2])
+    for level, codes in enumerate(head.encode(latents)):
+        result = result.with_codes(level, 0, codes[0], CellState.FINAL)
+    return result
+
+
 def hierarchy(frames: int = 5, unknown: int = 8) -> Hierarchy:
     latents = torch.randn(1, 2, frames, 4, 4, generator=torch.Generator().manual_seed(3))
-    return Hierarchy.of_latents(HEAD, latents).extended(unknown)
+    return finished(HEAD, latents).extended(unknown)
 
 
 def told(frames: int = 13) -> Tensor:
@@ -327,7 +343,7 @@ def test_every_evaluation_is_reported_and_can_stop() -> None:
 def test_larger_patches_follow_what_is_written() -> None:
     head = PatchHead(2, 2)
     latents = torch.randn(1, 2, 5, 4, 4)
-    start = Hierarchy.of_latents(head, latents).extended(2)
+    start = finished(head, latents).extended(2)
     planner = tiny(PlannerConfig(head.code_channels, 0, CONDITION, width=24, heads=2))
     steps = [step for begin in (5, 6) for step in FramePack(Windows((1, 4))).steps(begin)]
     made = plan_chunk(planner, start, steps, told(), FAST, packed=head)
