@@ -66,7 +66,7 @@ class LoadedHead:
                 codes = self.head.encode(frames.to(device), marks.to(device))
                 parts.append(tuple(level[0].float().cpu() for level in codes))
         codes = tuple(torch.cat(level) for level in zip(*parts, strict=True))
-        grid = HierarchyGrid(*latents.shape[-2:], self.levels)
+        grid = HierarchyGrid(latents.shape[-2], latents.shape[-1], self.levels)
         state = torch.full((self.levels, latents.shape[2]), CellState.FINAL, dtype=torch.uint8)
         return Hierarchy(codes, state, first, grid, self.name)
 

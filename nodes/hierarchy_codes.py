@@ -44,7 +44,7 @@ def encode_latent(
         )
     if chosen.card is not None:
         check_latent_format(chosen.card.latent_format, latent_format, "this hierarchy head")
-    grid = HierarchyGrid(*samples.shape[-2:], chosen.levels)
+    grid = HierarchyGrid(samples.shape[-2], samples.shape[-1], chosen.levels)
     empty = Timeline((), grid, chosen, latent_format, new_cache())
     if size_only:
         return empty

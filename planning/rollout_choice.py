@@ -17,9 +17,7 @@ MIRRORED = "mirrored"
 
 def _full_resolution(windows: Windows) -> Rollout:
     if len(windows.frames) != 1:
-        raise ValueError(
-            f"a rollout at full resolution has one window, of level 0, got {windows}"
-        )
+        raise ValueError(f"a rollout at full resolution has one window, of level 0, got {windows}")
     return FullResolution(windows.frames[0])
 
 
