@@ -202,6 +202,32 @@ def test_a_clip_or_a_curve_does_as_well(run_film: Any, graph: Any, codes: Any) -
     assert torch.equal(codes("curve")[0], codes("text")[0])
 
 
+@pytest.mark.parametrize(
+    ("rollout", "windows", "length"),
+    [("full resolution", [6], 18), ("FramePack", [1, 2, 4, 8], 16)],
+)
+def test_the_baselines_make_level_0_only(
+    run_film: Any,
+    graph: Any,
+    models: Path,
+    codes: Any,
+    rollout: str,
+    windows: list[int],
+    length: int,
+) -> None:
+    """Whole rounds in a segment, continued bit for bit; the sheet has one row."""
+    from development.tiny_millivid import random_state, video_shapes, write_converted
+
+    state = random_state(video_shapes(framepack=rollout == "FramePack"), seed=2)
+    said = {"kind": "video", "rollout": rollout, "windows": windows}
+    write_converted(models / VIDEO, state, **said)
+    run_film(graph(frames=length + 2, run_name="whole"))
+    run_film(graph(frames=length))
+    run_film(graph(frames=length + 2))
+    assert [one.shape for one in codes("walk")] == [(1, 4, length, 1, 64)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(codes("walk"), codes("whole"), strict=True))
+
+
 def test_the_sheet_has_a_row_per_level(run_film: Any, graph: Any, models: Path, codes: Any) -> None:
     from throughline.adapters.millivid import load_autoencoder
 
