@@ -141,7 +141,8 @@ def run_jobs(
     state = _State(graph, order(graph))
     running: dict[int, tuple[Job, float]] = {}
     slots: list[Slot] = []
-    began, failure = clock(), None
+    began = clock()
+    failure: Exception | None = None
     try:
         while running or (state.ready and failure is None):
             check()
