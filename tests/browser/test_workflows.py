@@ -32,8 +32,8 @@ def test_a_shipped_workflow_opens(file: Path, comfy_page: Any, server: Any) -> N
 
 
 def _missing_files(workflow: dict[str, Any]) -> int:
-    """Files that the workflow's loaders name: two for a DualCLIPLoader."""
-    counts = {name: 1 for name in LOADERS} | {"DualCLIPLoader": 2}
+    """Files that the workflow's loaders name: two for a DualCLIPLoader and MilliVid's rollout."""
+    counts = {name: 1 for name in LOADERS} | {"DualCLIPLoader": 2, "ThroughlineMilliVidRollout": 2}
     return sum(counts.get(node["type"], 0) for node in workflow["nodes"])
 
 
