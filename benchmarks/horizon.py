@@ -169,7 +169,7 @@ def crossover(rows: Sequence[dict[str, Any]]) -> str:
 
 
 COLOURS = ("#c0392b", "#b9770e", "#2471a3", "#1e8449")
-WIDTH, HEIGHT, MARGIN = 560, 340, 44
+WIDTH, HEIGHT, MARGIN, LABEL_HEIGHT = 560, 340, 44, 14  # px
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> None:
@@ -195,10 +195,13 @@ def plot(rows: Sequence[dict[str, Any]]) -> None:
     for n in HORIZONS:
         draw.text((point(n, low)[0] - 6, HEIGHT - MARGIN + 6), str(n), fill="black")
     draw.text((MARGIN, HEIGHT - 20), "latent frames ahead", fill="black")
-    for colour, each in zip(COLOURS, shown, strict=True):
+    label = 0.0
+    best_first = sorted(zip(shown, COLOURS, strict=True), key=lambda x: -x[0]["psnr_128"])
+    for each, colour in best_first:
         line = [point(n, each[f"psnr_{n}"]) for n in HORIZONS]
         draw.line(line, fill=colour, width=3)
-        draw.text((line[-1][0] + 8, line[-1][1] - 6), each["method"], fill=colour)
+        label = max(label + LABEL_HEIGHT, line[-1][1] - LABEL_HEIGHT / 2)
+        draw.text((line[-1][0] + 8, label), each["method"], fill=colour)
     FOLDER.mkdir(parents=True, exist_ok=True)
     image.save(FOLDER / "horizon.png")
     print(f"plot {FOLDER / 'horizon.png'}", flush=True)
