@@ -1,4 +1,4 @@
-"""The one command of this repository: python3 dev.py demo | test | bench | train | convert.
+"""The one command of this repository: python3 dev.py demo, test, bench, train, convert, cluster.
 
 Needs Python 3.10 or newer and nothing else. The first call makes a virtual environment and gets
 ComfyUI, both in the git-ignored folder .host; then the same command runs again inside them.

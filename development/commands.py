@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import benching, converting, demo, environment, testing, trainings
+from . import benching, cluster, converting, demo, environment, testing, trainings
 
 PASS_ON = ("test", "train", "convert")
 """Commands whose further arguments belong to pytest, to the training and to the converter."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: demo, test, bench, train, convert."""
+    """The command line: demo, test, bench, train, convert, cluster."""
     top = argparse.ArgumentParser(prog="dev.py", description="Everything one needs to work here.")
     commands = top.add_subparsers(dest="command", required=True)
 
@@ -41,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a demo model")
     command.add_argument("name", nargs="?", help="nothing: list what exists")
+
+    command = commands.add_parser("cluster", help="run a Ray cluster of this machine")
+    command.add_argument(
+        "--workers", type=int, default=2, help="how many segments are filled at once"
+    )
+    command.add_argument("--gpu", action="store_true", help="let the workers use graphics cards")
 
     commands.add_parser("convert", help="write released weights as safetensors", add_help=False)
     return top
@@ -71,6 +77,8 @@ def _run(host: environment.Host, options: argparse.Namespace, extra: Sequence[st
         return testing.run(host, options.what, extra)
     if options.command == "bench":
         return benching.run(host, options.name, options.json, benching.parse_seeds(options.seeds))
+    if options.command == "cluster":
+        return cluster.run(host, options.workers, options.gpu)
     if options.command == "convert":
         return converting.run(extra)
     return trainings.run(host, options.name, extra)
