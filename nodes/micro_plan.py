@@ -29,7 +29,7 @@ def plan_micro(inputs: Mapping[str, Any]) -> MacroFilm:
     prompt = str(inputs["prompt"]).strip()
     if not prompt and inputs.get("positive") is None:
         raise ValueError("prompt must say what the segment shows, got none")
-    start = {"start_latent_input": "start_latent"}
+    start: dict[str, Any] = {"start_latent_input": "start_latent"}
     if previous is not None:
         if inputs.get("start_image") is not None or inputs.get("start_latent") is not None:
             raise ValueError(

@@ -64,11 +64,9 @@ export class Gantt {
     const [from, to] = [start.toFixed(1), stop.toFixed(1)];
     const values = { segment, step: t(`step.${step}`), from, to };
     const kind = step.split(" ")[0]; // both fills have one colour
-    const slot = element("span", {
-      class: "throughline-slot",
-      title: t("gantt.slot", values),
-      dataset: { step: kind, segment },
-    });
+    const properties = { class: "throughline-slot", title: t("gantt.slot", values) };
+    const dataset = { step: kind, segment };
+    const slot = element("span", { ...properties, dataset }, String(segment));
     slot.style.left = `${(100 * start) / end}%`;
     slot.style.width = `${(100 * (stop - start)) / end}%`;
     return slot;

@@ -15,8 +15,10 @@ const SAMPLERS = [
   "ThroughlineKeyframePlanner",
   "ThroughlineMacroPlan",
   "ThroughlineMicroPlan",
+  "ThroughlineMilliVidRollout",
   "ThroughlinePopulateSegments",
 ];
+const SCHEDULE = "ThroughlineAdaptiveSchedule"; // its first input comes from Populate segments
 
 export class GraphSide {
   selected = null; // the sampler node that is selected
@@ -59,11 +61,15 @@ export class GraphSide {
     return null;
   }
 
-  /** Name of the run that the sampler with this id writes, "" where the id is none's. */
+  /** Name of the run that the node with this id writes, "" where the id is none's. A schedule
+   * writes the run of the node that left its work to it. */
   runOf(id) {
     const own = String(id).split(":").pop(); // inside subgraphs ids read like "5:3"
-    for (const node of allNodes(rootGraph(this.#app)))
-      if (isSampler(node) && String(node.id) === own) return widgetValue(node, "run_name");
+    for (const node of allNodes(rootGraph(this.#app))) {
+      if (String(node.id) !== own) continue;
+      const writer = node.type === SCHEDULE ? node.getInputNode?.(0) : node;
+      if (writer && isSampler(writer)) return widgetValue(writer, "run_name");
+    }
     return "";
   }
 
