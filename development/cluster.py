@@ -40,7 +40,7 @@ class Cluster:
         self._host, self._workers, self._base = host, workers, base
         self._arguments, self._environ = list(arguments), dict(environ or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = _free_ports(2)
+        self._ports = _free_ports(3)
 
     @property
     def address(self) -> str:
@@ -73,13 +73,15 @@ class Cluster:
         environ = {
             **clean_environ(),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # Ray's 15 leaves workers nothing beside other work
             "THROUGHLINE_COMFYUI": str(self._host.comfyui),
             "THROUGHLINE_COMFYUI_ARGUMENTS": shlex.join(arguments),
             **self._environ,
         }
-        head, client = self._ports
+        head, client, agent = self._ports
         command = [str(self._host.python.with_name("ray")), "start", "--head", "--block"]
         command += [f"--port={head}", f"--ray-client-server-port={client}"]
+        command += [f"--runtime-env-agent-port={agent}"]  # else the client server is told port 0
         command += ["--include-dashboard=false", f"--object-store-memory={STORE_BYTES}"]
         command += [f'--resources={{"throughline": {self._workers}}}']
         self._log = tempfile.NamedTemporaryFile(prefix="throughline_cluster_", suffix=".log")
@@ -92,10 +94,11 @@ class Cluster:
             start_new_session=sys.platform != "win32",
         )
         deadline = time.monotonic() + READY_SECONDS
-        while not all(map(_answers, self._ports)):
+        while not all(map(_answers, self._ports[:2])):
             if self._process.poll() is not None or time.monotonic() > deadline:
+                said = self._tail()
                 self.stop()
-                raise Problem(f"the Ray cluster did not start:\n{self._tail()}")
+                raise Problem(f"the Ray cluster did not start:\n{said}")
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -111,6 +114,7 @@ class Cluster:
             else:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._log.close()
 
     def _tail(self) -> str:
         self._log.seek(0)

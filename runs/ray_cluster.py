@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 RESOURCE = "throughline"
@@ -57,6 +58,8 @@ class Cluster:
 def import_ray() -> Any:
     """The module ray. Raises ValueError that says how to install it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read once, when ray is first imported
     try:
         import ray
     except ImportError as error:
@@ -65,6 +68,14 @@ def import_ray() -> Any:
             f'({error}): pip install "ray[client]" into the Python that runs ComfyUI'
         ) from error
     return ray
+
+
+def _has_token() -> bool:
+    """Whether this user has a token of a cluster. Ray's clusters ask for it, from 2.60 on unless
+    told otherwise, but it is not sent to an address that is named unless the mode says so."""
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return True
+    return (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def check_address(address: str) -> None:

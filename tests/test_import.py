@@ -11,7 +11,7 @@ from types import ModuleType
 import throughline
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONAL = ("diffusers", "peft", "imageio")
+OPTIONAL = ("diffusers", "peft", "imageio", "ray")
 SECONDS = 1.0
 # Run in a Python of its own: imports the host, then the pack with the optional libraries blocked.
 PROBE = """

@@ -99,7 +99,10 @@ class Studio:
         self.server, self.cluster = server, cluster
 
     def on_ray(self, **changes: Any) -> dict[str, Any]:
-        return {"run_on": "Ray cluster", "address": self.cluster.client_address, **changes}
+        named = {"run_on": "Ray cluster", "address": self.cluster.client_address, **changes}
+        if named["address"] == "of the head":
+            named["address"] = self.cluster.address
+        return named
 
     def fill(self, *arguments: Any, on_event: Any = lambda kind, data: None, **changes: Any) -> Any:
         _, entry = self.server.run(graph(*arguments, **changes), on_event)
@@ -166,7 +169,7 @@ def _comfyui() -> str:
     [
         ("two threads", {"run_on": "devices of this machine"}),
         ("two workers", {"run_on": "Ray cluster"}),
-        ("four workers", {"run_on": "Ray cluster", "devices": 4}),
+        ("four workers", {"run_on": "Ray cluster", "devices": 4, "address": "of the head"}),
     ],
 )
 def test_every_executor_makes_the_same_film(
