@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .hierarchy import CellState, Hierarchy, HierarchyHead
+from .hierarchy import CellState, Hierarchy
 from .hierarchy_planner import HierarchyPlanner, TokenSpan, mixed, signal_and_noise, without_text
 
 SEED_SPAN = 1 << 63
@@ -191,22 +191,15 @@ def plan_chunk(
     condition: Tensor | None,
     denoising: Denoising,
     origin: int = 0,
-    packed: HierarchyHead | None = None,
     report: Report | None = None,
 ) -> Hierarchy:
     """A hierarchy with the targets of these steps written, one after the other.
 
-    `packed` is the head of a rollout whose coarser levels are larger patches of level 0: they are
-    made from what is written there. Raises ValueError as `denoise_step` does.
+    Raises ValueError as `denoise_step` does.
     """
     for step in steps:
         made = denoise_step(planner, hierarchy, step, condition, denoising, origin, report)
         for of, codes in zip(step.noisy, made, strict=True):
-            if of not in step.written:
-                continue
-            hierarchy = hierarchy.with_codes(of.level, of.start, codes, CellState.PLANNED)
-            if packed is not None and of.level == 0:
-                latents = packed.decode(0, codes[None], hierarchy.grid)
-                for level, coarse in enumerate(packed.encode(latents)[1:], start=1):
-                    hierarchy = hierarchy.with_codes(level, of.start, coarse[0], CellState.PLANNED)
+            if of in step.written:
+                hierarchy = hierarchy.with_codes(of.level, of.start, codes, CellState.PLANNED)
     return hierarchy

@@ -36,7 +36,6 @@ from throughline.memory.hierarchy_sampling import (
     step_noise,
 )
 from throughline.planning.rollout import CoarseToFine, RolloutStep, Span, Windows
-from throughline.planning.rollout_framepack import FramePack
 from throughline.planning.rollout_full import FullResolution
 from throughline.planning.rollout_mirrored import Mirrored
 
@@ -338,18 +337,6 @@ def test_every_evaluation_is_reported_and_can_stop() -> None:
     with pytest.raises(InterruptedError):
         plan_chunk(tiny(), hierarchy(), ROLLOUT.steps(5), told(), FAST, report=stop)
     assert len(calls) == 4
-
-
-def test_larger_patches_follow_what_is_written() -> None:
-    head = PatchHead(2, 2)
-    latents = torch.randn(1, 2, 5, 4, 4)
-    start = finished(head, latents).extended(2)
-    planner = tiny(PlannerConfig(head.code_channels, 0, CONDITION, width=24, heads=2))
-    steps = [step for begin in (5, 6) for step in FramePack(Windows((1, 4))).steps(begin)]
-    made = plan_chunk(planner, start, steps, told(), FAST, packed=head)
-    assert made.known(1, 0, 7)
-    again = head.encode(head.decode(0, made.codes[0][None], GRID))
-    assert torch.equal(made.codes[1], again[1][0])
 
 
 @pytest.mark.parametrize("rollout", [FullResolution(4), Mirrored(Windows((1, 2)))])
