@@ -13,11 +13,11 @@ import comfy.model_management
 import comfy.utils
 import torch
 
-from ..planning.schedule import Job
+from ..planning.schedule import Job, Step
 from ..runs.executor import Crew, Ended
 from ..runs.render import RenderedSegment
 
-FILL = "fill 1"
+FILL: Step = "fill 1"
 """A fill is one job, whatever it is made of."""
 
 

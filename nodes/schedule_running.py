@@ -14,7 +14,7 @@ import comfy.model_management
 from ..adapters.decode import decode_chain
 from ..adapters.device_executor import HostLock
 from ..planning.forecast import Choice, Goal, calibrate, choose_order, enough_devices, film_bounds
-from ..planning.schedule import ORDERS, Costs, FilmJobs, Job, JobGraph, Priority, Slot
+from ..planning.schedule import ORDERS, Costs, FilmJobs, Job, JobGraph, Priority, Slot, Step
 from ..planning.schedule_chart import Chart, Timing, playable_at
 from ..planning.segments import Segment
 from ..runs.clips import write_clip
@@ -186,7 +186,7 @@ class Making:
             self._choose()
         assert self._choice is not None
         expected = self._choice.expected
-        last = "decode" if self._wishes.clips else FILL
+        last: Step = "decode" if self._wishes.clips else FILL
         return Chart(
             segments=self._task.segments,
             devices=self._names,

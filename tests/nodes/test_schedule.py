@@ -196,7 +196,7 @@ def test_who_cannot_wait_gets_segments_from_the_middle(run_film: Any, root: Path
         "plan_script": "[3s] A red room.\n[2s, continue] The camera turns.",
     }
     outputs, _ = run_film(graph(first_footage_within=0.001, clips=False, **wide))
-    assert chart_of(root).seed_from == "middle", outputs["s"]["text"][0]
+    assert chart_of(root).seed_from == "middle"
     assert "from the middle: chosen here, since a plan and its fill" in outputs["s"]["text"][0]
 
 
@@ -215,6 +215,32 @@ def test_plans_and_fills_overlap_on_two_devices(run_film: Any, read: Any, root: 
     others = [slot.device for slot in chart.actual.slots if slot.job.step != "fill 1"]
     assert set(others) == {0} and 1 in fills
     assert all(torch.equal(a, b) for a, b in zip(alone, read("both"), strict=True))
+
+
+def test_an_interruption_costs_nothing_that_is_finished(
+    run_film: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.model_management
+
+    from throughline.nodes import film_progress
+
+    step, stepped = film_progress.FilmProgress.step, list[tuple[int, int]]()
+
+    def noted(self: Any, segment: Any, number: int, picture: Any) -> None:
+        stepped.append((segment.number, number))
+        if segment.number == 2:
+            comfy.model_management.interrupt_current_processing()
+        step(self, segment, number, picture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(film_progress.FilmProgress, "step", noted)
+        with pytest.raises(Exception, match="execution_interrupted"):
+            run_film(graph(fill_steps=3))
+    assert stepped == [(1, 1), (1, 2), (1, 3), (2, 1)]
+    assert ran(chart_of(root))[-1] == ("plan", 2)
+    outputs, events = run_film(graph(fill_steps=3))
+    assert made(events) == [("populated", 2), ("plan", 3), ("populated", 3)]
+    assert "1 planned now, 2 filled now, 1 reused" in outputs["s"]["text"][0]
 
 
 def test_queueing_to_look_fills_nothing(run_film: Any, root: Path) -> None:
