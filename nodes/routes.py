@@ -3,6 +3,7 @@
 GET /throughline/runs                               {"runs": [...]}, the newest first
 GET /throughline/runs/{name}                        {"name", "kind", "segments": [...], "schedule"}
 GET /throughline/runs/{name}/previews/{number}.jpg  a thumbnail
+GET /throughline/runs/{name}/clips/{number}.mp4     what a segment adds to the film
 
 Nothing outside <ComfyUI's output>/throughline is opened, and nothing is ever written. A run that
 cannot be read has its reason under "error" and hides no other run.
@@ -19,6 +20,7 @@ from urllib.parse import quote
 import safetensors
 from aiohttp import web
 
+from ..runs.clips import clip_path
 from ..runs.manifest import FILE_NAME, SegmentRecord
 from ..runs.paths import is_inside, run_path
 from ..runs.run import Run, open_run
@@ -29,6 +31,9 @@ from .rendering import runs_root
 ADDRESS = "/throughline/runs"
 JPEG_START = b"\xff\xd8\xff"
 """First bytes of every JPEG: a file of another kind is not handed out under that name."""
+
+MP4_MARK = b"ftyp"
+"""Bytes 4 to 7 of every MP4 that our writer makes (ISO 14496-12, 4.3)."""
 
 
 def register_routes() -> None:
@@ -41,6 +46,7 @@ def register_routes() -> None:
     server.routes.get(ADDRESS)(get_runs)
     server.routes.get(ADDRESS + "/{name}")(get_run)
     server.routes.get(ADDRESS + "/{name}/previews/{number:[0-9]{1,6}}.jpg")(get_preview)
+    server.routes.get(ADDRESS + "/{name}/clips/{number:[0-9]{1,6}}.mp4")(get_clip)
 
 
 async def get_runs(request: web.Request) -> web.Response:
@@ -59,6 +65,14 @@ async def get_preview(request: web.Request) -> web.Response:
     if picture is None:
         return _not_found(f"there is no thumbnail of segment {number} of run {name!r}")
     return web.Response(body=picture, content_type="image/jpeg")
+
+
+async def get_clip(request: web.Request) -> web.StreamResponse:
+    name, number = request.match_info["name"], int(request.match_info["number"])
+    file = await asyncio.to_thread(find_clip, runs_root(), name, number)
+    if file is None:
+        return _not_found(f"there is no clip of segment {number} of run {name!r}")
+    return web.FileResponse(file, headers={"Content-Type": "video/mp4"})
 
 
 def list_runs(root: Path) -> list[dict[str, Any]]:
@@ -111,6 +125,28 @@ def read_preview(root: Path, name: str, number: int) -> bytes | None:
     return picture if picture.startswith(JPEG_START) else None
 
 
+def find_clip(root: Path, name: str, number: int) -> Path | None:
+    """The file of the clip of segment `number` (1-based), None where there is none."""
+    path = _find(root, name)
+    run = None if path is None else _open(path)
+    if not isinstance(run, Run) or not 1 <= number <= len(run.segments):
+        return None
+    return _clip(run, run.segments[number - 1])
+
+
+def _clip(run: Run, record: SegmentRecord) -> Path | None:
+    if not record.finished:
+        return None
+    file = clip_path(run, record)
+    try:
+        if not (is_inside(run.path, file) and file.is_file()):
+            return None
+        with file.open("rb") as stream:
+            return file if stream.read(8)[4:] == MP4_MARK else None
+    except OSError:
+        return None
+
+
 def _find(root: Path, name: str) -> Path | None:
     """The folder of run `name`; None for names that are none or that lead out of `root`."""
     try:
@@ -146,11 +182,14 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _segment(run: Run, record: SegmentRecord) -> dict[str, Any]:
     status, reason = _status(run, record)
-    preview = None
-    if record.preview is not None and record.content is not None:
-        address = f"{ADDRESS}/{quote(run.path.name, safe='')}/previews/{record.number}.jpg"
-        version = record.key[:8] + record.content[:8]
-        preview = f"{address}?v={version}"  # browsers keep pictures for a day
+    preview, clip = None, None
+    if record.content is not None:
+        address = f"{ADDRESS}/{quote(run.path.name, safe='')}"
+        version = f"v={record.key[:8]}{record.content[:8]}"  # browsers keep pictures for a day
+        if record.preview is not None:
+            preview = f"{address}/previews/{record.number}.jpg?{version}"
+        if _clip(run, record) is not None:
+            clip = f"{address}/clips/{record.number}.mp4?{version}"
     return {
         "number": record.number,
         "shot_id": record.shot_id,
@@ -165,6 +204,7 @@ def _segment(run: Run, record: SegmentRecord) -> dict[str, Any]:
         "seconds": record.seconds,
         "statistics": dict(record.statistics),
         "preview": preview,
+        "clip": clip,
     }
 
 

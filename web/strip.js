@@ -66,6 +66,13 @@ export class Strip {
       reason: element("p", { class: "throughline-reason" }),
       facts: element("p", { class: "throughline-facts" }),
       cost: element("p", { class: "throughline-cost" }),
+      clip: element("video", {
+        class: "throughline-clip",
+        controls: true,
+        loop: true,
+        playsinline: true,
+        preload: "none",
+      }),
       progress: element("progress", { class: "throughline-progress" }),
       redo: button("redo"),
       back: button("back"),
@@ -86,6 +93,7 @@ export class Strip {
         card.reason,
         card.facts,
         card.cost,
+        card.clip,
         element("div", { class: "throughline-actions" }, card.redo, card.back),
       ),
     );
@@ -109,6 +117,7 @@ export class Strip {
     setText(card.reason, this.#reason(segment));
     setText(card.facts, this.#facts(segment).join(" · "));
     this.#fillPicture(card, segment);
+    this.#fillClip(card, segment, context.chosen === number);
     fillProgress(card.progress, status === "running" ? context.step : null, t("status.running"));
     this.#fillActions(card, segment, context);
   }
@@ -134,6 +143,15 @@ export class Strip {
     setAttribute(card.picture, "src", address);
     setAttribute(card.picture, "hidden", address === null);
     setAttribute(card.picture, "alt", address ? (segment.prompt ?? "") : "");
+  }
+
+  /** Of the opened segment alone: what it adds to the film, where that was written. */
+  #fillClip({ clip }, segment, open) {
+    const address = open && segment.clip ? this.#address(segment.clip) : null;
+    setAttribute(clip, "hidden", address === null);
+    setAttribute(clip, "src", address);
+    setAttribute(clip, "poster", address && segment.preview && this.#address(segment.preview));
+    setAttribute(clip, "aria-label", this.#text("segment.clip", { number: segment.number }));
   }
 
   #fillActions(card, segment, context) {

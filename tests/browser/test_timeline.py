@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 MakeRun = Callable[..., Path]
 PLAN, FILL, FILM = "plan", "fill", "film"
@@ -20,6 +21,12 @@ ADD_NODES = """() => { app.graph.clear()
     const node = LiteGraph.createNode(type)
     node.pos = [40 + 460 * i, 60]; app.graph.add(node)
     node.widgets.find(widget => widget.name === 'run_name').value = name } }"""
+ADD_SCHEDULE = """() => { const node = LiteGraph.createNode('ThroughlineAdaptiveSchedule')
+  const fills = app.graph.nodes[1].outputs.findIndex(output => output.type === 'TL_FILLS')
+  app.graph.add(node); app.graph.nodes[1].connect(fills, node, 0)
+  return String(node.id) }"""
+EXECUTED = """detail => window.comfyAPI.api.api.dispatchEvent(
+  new CustomEvent('executed', { detail }))"""
 WIDTHS = """() => [...document.querySelectorAll('button.throughline-block')]
   .map(block => block.getBoundingClientRect().width)"""
 READY = """([blocks, cards]) =>
@@ -140,6 +147,32 @@ def test_a_fill_is_redone_alone(tab: Tab) -> None:
     assert len(tab.cards()) == 6
 
 
+def test_the_clip_of_an_opened_segment_can_be_played(tab: Tab, runs_root: Path) -> None:
+    from throughline.runs.clips import FORMAT, clip_path
+    from throughline.runs.run import open_run
+    from throughline.runs.video_file import VideoWriter, frame_rate
+
+    run = open_run(runs_root / FILL)
+    file = clip_path(run, run.segments[1])
+    file.parent.mkdir()
+    with VideoWriter(file, FORMAT, frame_rate(8.0), 20, {}) as writer:
+        writer.write(torch.rand((9, 64, 96, 3), generator=torch.Generator().manual_seed(0)))
+    tab.root.get_by_role("button", name="Look at the disk again").click()
+    tab.show(FILL, 6)
+    tab.press(2)
+    clip = tab.root.locator("li[data-segment='2'] video")
+    clip.wait_for(state="visible")
+    assert clip.get_attribute("aria-label") == "Clip of segment 2"
+    clip.evaluate("video => { video.muted = true; video.play() }")
+    tab.page.wait_for_function(
+        "() => { const video = document.querySelector('li[data-open] video');"
+        " return video.videoWidth === 96 && video.currentTime > 0 }"
+    )
+    tab.press(3)  # which has none
+    assert tab.root.locator("li[data-segment='3'] video").is_hidden()
+    assert clip.get_attribute("src") is None
+
+
 def test_the_keyboard_walks_along_the_timeline(tab: Tab) -> None:
     tab.show(PLAN, 6)
     tab.block(1).focus()
@@ -201,3 +234,12 @@ def test_the_schedule_is_drawn_in_lanes(tab: Tab, runs_root: Path, renderer: str
     assert "First footage after 5.0 s." in tab.chart.inner_text()
     tab.show(PLAN, 6)
     tab.chart.wait_for(state="hidden")
+
+
+def test_a_schedule_speaks_for_the_run_that_it_fills(tab: Tab) -> None:
+    tab.show(FILL, 6)
+    node = tab.page.evaluate(ADD_SCHEDULE)
+    tab.page.evaluate(EXECUTED, {"node": node, "output": {"text": ["6 filled now"]}})
+    tab.root.get_by_text("6 filled now").wait_for()
+    tab.show(PLAN, 6)
+    tab.root.get_by_text("6 filled now").wait_for(state="hidden")

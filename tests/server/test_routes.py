@@ -121,6 +121,32 @@ def test_a_run_tells_its_schedule(server: Any, runs_root: Path, make_run: MakeRu
     assert server.get(RUNS + "/fill")["schedule"] is None
 
 
+def test_a_clip_of_a_segment_is_handed_out(
+    server: Any, runs_root: Path, make_run: MakeRun, tmp_path: Path
+) -> None:
+    from throughline.runs.clips import clip_path
+    from throughline.runs.run import open_run
+
+    run = open_run(make_run(runs_root, "film 1", finished=4))
+    assert [s["clip"] for s in server.get(RUNS + "/film%201")["segments"]] == [None] * 6
+    assert answer(server, f"{RUNS}/film%201/clips/1.mp4")[0] == 404
+    video = b"\0\0\0\x1cftypisom" + bytes(range(200))
+    files = [clip_path(run, record) for record in run.segments[:3]]
+    files[0].parent.mkdir()
+    files[0].write_bytes(video)
+    files[1].write_bytes(b"<script>alert(1)</script>")
+    outside = tmp_path / "outside.mp4"
+    outside.write_bytes(video)
+    files[2].symlink_to(outside)
+    clips = [s["clip"] for s in server.get(RUNS + "/film%201")["segments"]]
+    assert clips[0].startswith(f"{RUNS}/film%201/clips/1.mp4?v=") and clips[1:] == [None] * 5
+    assert answer(server, clips[0]) == (200, video)
+    for number in (0, 2, 3, 5, 7, 999999):
+        assert answer(server, f"{RUNS}/film%201/clips/{number}.mp4")[0] == 404
+    for name in OUTSIDE:
+        assert answer(server, f"{RUNS}/{name}/clips/1.mp4")[0] == 404
+
+
 def test_a_new_take_has_another_thumbnail_address(
     server: Any, runs_root: Path, make_run: MakeRun
 ) -> None:
