@@ -119,7 +119,7 @@ def _add_function(digest: blake3, value: Any, depth: int, whole: bool) -> None:
     if isinstance(value, functools.partial):
         held: Any = [value.func, value.args, value.keywords]
     else:
-        digest.update(f"{value.__module__}.{value.__qualname__};".encode())
+        digest.update(f"{_module(value)}.{value.__qualname__};".encode())
         held = [
             [_content(cell) for cell in getattr(value, "__closure__", None) or ()],
             getattr(value, "__defaults__", None),
@@ -127,6 +127,12 @@ def _add_function(digest: blake3, value: Any, depth: int, whole: bool) -> None:
             value.__self__ if isinstance(value, types.MethodType) else None,
         ]
     _add(digest, held, depth + 1, whole)
+
+
+def _module(value: Any) -> str:
+    """The module of a function. ComfyUI names a pack's by the folder that it lies in, which is
+    another one on another machine."""
+    return str(value.__module__).replace("\\", "/").rpartition("/")[2]
 
 
 def _content(cell: types.CellType) -> Any:

@@ -310,3 +310,22 @@ def test_a_control_image_counts_whole_and_scratch_does_not(
     second = control(123)
     second.set_previous_controlnet(control(5))
     assert len({before, *map(value_fingerprint, (control(124), control(123, 0.5), second))}) == 4
+
+
+def test_a_patch_of_a_pack_in_another_folder_is_the_same(
+    model: Any, fingerprint: Callable[[Any], str]
+) -> None:
+    """ComfyUI names the modules of a pack by its folder, which differs from machine to machine."""
+
+    def patched(module: str) -> Any:
+        def patch(q: Any, k: Any, v: Any, extra: Any) -> Any:
+            return q, k, v
+
+        patch.__module__ = module
+        clone = model.clone()
+        clone.set_model_attn1_patch(patch)
+        return fingerprint(clone)
+
+    here = patched("/home/a/ComfyUI/custom_nodes/pack.nodes")
+    assert here == patched("D:\\ComfyUI\\custom_nodes\\pack.nodes")
+    assert here != patched("/home/a/ComfyUI/custom_nodes/other.nodes")
