@@ -182,7 +182,7 @@ def test_progress_counts_the_plans_own_steps(
         patch.setattr(rendering.comfy.utils, "ProgressBar", Bar)
         run_film(planned(film()))
     values = [value for value, _ in told]
-    assert values == sorted(values) and set(values) == {*range(15)}  # 7 calls of 2 steps
+    assert values == sorted(values) and set(values) == {*range(1, 15)}  # 7 calls of 2 steps
     assert told[-1] == (14, 14)
 
 
