@@ -27,6 +27,11 @@ THIS_MACHINE = "auto"
 ANSWER_SECONDS = 5.0
 """A machine that is there takes a connection at once; a second more than a name server may need."""
 
+CONNECT_ATTEMPTS = 3
+"""The server for ray:// addresses forks a process for each connection beside threads of gRPC, which
+now and then leaves the child without its sockets (seen once in six connections to Ray 2.60:
+"Epoll1Poller encountered epoll_wait error: Bad file descriptor"); the next try gets another."""
+
 STORE_BYTES = 256 * 1024**2
 """Shared memory of a cluster that is started here: plans and finished segments pass through it, of
 which 19 MB are a 720p segment (our choice; Ray's default is a third of the memory)."""
@@ -112,27 +117,40 @@ def connect(address: str, workers: int) -> Cluster:
     ray = import_ray()
     if ray.is_initialized():
         return _with_unit(ray, lambda: None)
-    quiet = {"log_to_driver": False, "configure_logging": False, "namespace": NAMESPACE}
     try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                address="local",
-                resources={RESOURCE: workers},
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                **quiet,
-            )
+        _init(ray, address, workers)
     except Exception as error:
         raise ValueError(
-            f"Ray did not connect to {address or 'this machine'!r}: {error}"
+            f"Ray did not connect to {address or 'this machine'!r} ({error}): it must be a Ray "
+            "cluster of the same versions of Ray and Python, and its token in ~/.ray/auth_token "
+            "here where it has one"
         ) from error
     try:
         return _with_unit(ray, ray.shutdown)
     except BaseException:
         ray.shutdown()
         raise
+
+
+def _init(ray: Any, address: str, workers: int) -> None:
+    quiet = {"log_to_driver": False, "configure_logging": False, "namespace": NAMESPACE}
+    if not address:
+        ray.init(
+            address="local",
+            resources={RESOURCE: workers},
+            include_dashboard=False,
+            object_store_memory=STORE_BYTES,
+            **quiet,
+        )
+        return
+    for left in reversed(range(CONNECT_ATTEMPTS)):
+        try:
+            ray.init(address=address, **quiet)
+            return
+        except ConnectionError:
+            if not left:
+                raise
+            ray.shutdown()
 
 
 def _with_unit(ray: Any, close: Callable[[], None]) -> Cluster:
