@@ -95,7 +95,7 @@ def prepare(head: LearnedHead, folder: Path, stories: int, warm_up: int, seed: i
 
 def main(arguments: Sequence[str]) -> int:
     """Train the film planner on the shipped head; `--ship` replaces the shipped file."""
-    parser = argparse.ArgumentParser(prog="dev.py train hierarchy_film", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dev.py train hierarchy-film", description=__doc__)
     parser.add_argument("--ship", action="store_true", help="write into weights/")
     parser.add_argument("--stories", type=int, default=1000)
     parser.add_argument("--warm-up", type=int, default=400, help="steps of the reader")
