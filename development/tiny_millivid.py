@@ -123,3 +123,16 @@ def write_converted(path: Path, state: Mapping[str, Tensor], **config: Any) -> P
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(dict(state), path, write_metadata(config))
     return path
+
+
+def write_clips(workflow: Mapping[str, Any], folder: Path, frames: int = 256) -> None:
+    """A clip of noise for every file that a workflow's LoadVideo nodes name."""
+    import imageio.v3 as iio
+    import numpy as np
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for node in workflow["nodes"]:
+        if node["type"] == "LoadVideo":
+            noise = np.random.default_rng(0).integers(0, 255, (frames, 64, 64, 3), dtype=np.uint8)
+            path = folder / node["widgets_values"][0]
+            iio.imwrite(path, noise, plugin="pyav", codec="mpeg4", fps=20)

@@ -74,13 +74,14 @@ def initialise_embedder(
     others begin small.
     """
     for level, layer in embedder.level.items():
+        own = layer.state_dict()  # shares the parameters' memory
         patches = weight[:, : embedder.config.code_channels[int(level)] // weight[0, 0].numel()]
-        if patches.flatten(1).shape == layer.weight.shape:
-            layer.weight.copy_(patches.flatten(1))
+        if patches.flatten(1).shape == own["weight"].shape:
+            own["weight"].copy_(patches.flatten(1))
         else:
-            drawn = torch.randn(layer.weight.shape, generator=generator)
-            layer.weight.copy_(drawn * NEW_WEIGHTS)
-        layer.bias.copy_(bias)
+            drawn = torch.randn(own["weight"].shape, generator=generator)
+            own["weight"].copy_(drawn * NEW_WEIGHTS)
+        own["bias"].copy_(bias)
 
 
 def cell_positions(grid: HierarchyGrid, level: int, frames: int) -> Tensor:

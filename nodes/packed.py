@@ -165,6 +165,8 @@ def _report(packed: LoadedPacked, hierarchy: Timeline, rollout: CoarseToFine, se
     if not seen.context:
         lines.append("sees nothing: no cell of its context is known yet")
     lines.append(NO_PROMISE if packed.card is None else f"trained for {packed.card.base}")
+    if packed.card is not None and packed.card.lora:
+        lines.append(f"belongs to the LoRA {packed.card.lora}")
     return "\n".join(lines)
 
 

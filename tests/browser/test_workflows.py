@@ -18,9 +18,21 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 LOADERS = ("UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader")
 """Core's nodes that read a file of ComfyUI's models folder."""
 
+LOAD_TWO = ("DualCLIPLoader", "ThroughlineMilliVidRollout")
+"""Nodes that read two files of it."""
+
+
+@pytest.fixture(scope="module")
+def clips(server: Any) -> None:
+    """What the artist chooses in workflows that load a clip, there before the page asks."""
+    from development.tiny_millivid import write_clips
+
+    for file in WORKFLOWS:
+        write_clips(json.loads(file.read_text(encoding="utf-8")), server.base / "input")
+
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_a_shipped_workflow_opens(file: Path, comfy_page: Any, server: Any) -> None:
+def test_a_shipped_workflow_opens(file: Path, clips: None, comfy_page: Any, server: Any) -> None:
     from comfy_cli.workflow_to_api import convert_ui_to_api
 
     comfy_page.load(file)
@@ -32,8 +44,8 @@ def test_a_shipped_workflow_opens(file: Path, comfy_page: Any, server: Any) -> N
 
 
 def _missing_files(workflow: dict[str, Any]) -> int:
-    """Files that the workflow's loaders name: two for a DualCLIPLoader and MilliVid's rollout."""
-    counts = {name: 1 for name in LOADERS} | {"DualCLIPLoader": 2, "ThroughlineMilliVidRollout": 2}
+    """Files that the workflow's loaders name."""
+    counts = {name: 1 for name in LOADERS} | {name: 2 for name in LOAD_TWO}
     return sum(counts.get(node["type"], 0) for node in workflow["nodes"])
 
 

@@ -122,7 +122,7 @@ def test_a_trained_file_says_its_schedule_and_model(
 
     width = FAMILIES["wan_t2v"].model().model.diffusion_model.dim
     config = PackedConfig((64, 64, 64), width)
-    card = PackedCard(config, "the tiny Wan", "pooled", (1, 2, 4))
+    card = PackedCard(config, "the tiny Wan", "pooled", (1, 2, 4), "packed.safetensors")
     state = {
         name: torch.randn(value.shape, generator=torch.Generator().manual_seed(3)) * 0.2
         for name, value in PackedEmbedder(config).state_dict().items()
@@ -135,7 +135,8 @@ def test_a_trained_file_says_its_schedule_and_model(
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", folders)
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     outputs, _ = run_film(graph(packed_name=FILE, rollout=None))
-    assert report(outputs).endswith("trained for the tiny Wan")
+    ending = "trained for the tiny Wan\nbelongs to the LoRA packed.safetensors"
+    assert report(outputs).endswith(ending)
     assert "windows 1, 2, 4" in report(outputs)
     untrained, _ = run_film(graph())
     assert float((made_latent(untrained) - made_latent(outputs)).abs().max()) > 1e-3

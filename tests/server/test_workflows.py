@@ -27,9 +27,6 @@ FILES = {
 }
 """Nodes that load models, and their inputs that name a file in ComfyUI's models folder."""
 
-CLIPS = {"LoadVideo": "file"}
-"""Core's node that reads a clip from ComfyUI's input folder, which the artist chooses."""
-
 TINY_FAMILIES = {
     "flux2": "flux2_dev",
     "qwen_image_edit": "qwen_edit_2511",
@@ -90,10 +87,14 @@ def videos(entry: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("file", STOCK, ids=lambda file: file.stem)
 def test_a_stock_workflow_lacks_nothing_but_model_files(file: Path, server: Any) -> None:
     """What the server refuses are names that are not in the lists of core's loaders; it answers
-    with every error, and queues what needs no model, where there is any: the storyboard."""
+    with every error, and queues what needs no model, where there is any: the storyboard. Clips
+    that the artist chooses are there."""
     from development.demo import to_prompt
+    from development.tiny_millivid import write_clips
 
-    prompt = to_prompt(json.loads(file.read_text(encoding="utf-8")), server)
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    write_clips(workflow, server.base / "input")
+    prompt = to_prompt(workflow, server)
     try:
         answer = server.post("/prompt", {"prompt": prompt, "client_id": "here"})
     except urllib.error.HTTPError as error:
@@ -107,10 +108,6 @@ def test_a_stock_workflow_lacks_nothing_but_model_files(file: Path, server: Any)
         (node_id, name, "value_not_in_list")
         for node_id, node in prompt.items()
         for name in FILES.get(node["class_type"], ())
-    ] + [
-        (node_id, CLIPS[node["class_type"]], "custom_validation_failed")
-        for node_id, node in prompt.items()
-        if node["class_type"] in CLIPS
     ]
     assert sorted(refused) == sorted(missing)
 
@@ -143,21 +140,20 @@ def test_the_millivid_workflow_runs_with_tiny_files(
     new_server: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Files of the names that the workflow says, with small widths and windows, and a clip."""
-    import imageio.v3 as iio
-    import numpy as np
-
     from development.demo import to_prompt
     from development.tiny_millivid import (
         autoencoder_shapes,
         random_state,
         video_shapes,
+        write_clips,
         write_converted,
     )
 
     workflow = json.loads(MILLIVID.read_text(encoding="utf-8"))
-    rollout, clip = (
-        next(node for node in workflow["nodes"] if node["type"] == kind)["widgets_values"]
-        for kind in ("ThroughlineMilliVidRollout", "LoadVideo")
+    rollout = next(
+        node["widgets_values"]
+        for node in workflow["nodes"]
+        if node["type"] == "ThroughlineMilliVidRollout"
     )
     folder, video = tmp_path / "models" / "millivid", random_state(video_shapes())
     autoencoder = {"kind": "autoencoder", "grid": 16, "patch_order": "channel first"}
@@ -165,9 +161,7 @@ def test_the_millivid_workflow_runs_with_tiny_files(
     write_converted(folder / rollout[0], video, **said)
     tensors = random_state(autoencoder_shapes())
     write_converted(folder / rollout[1], tensors, **autoencoder, pooled=False)
-    (tmp_path / "input").mkdir()
-    frames = np.random.default_rng(0).integers(0, 255, (256, 64, 64, 3), dtype=np.uint8)
-    iio.imwrite(tmp_path / "input" / clip[0], frames, plugin="pyav", codec="mpeg4", fps=20)
+    write_clips(workflow, tmp_path / "input")
     server = new_server(tmp_path)
     server.start()
     prompt = to_prompt(workflow, server)
