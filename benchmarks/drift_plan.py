@@ -12,8 +12,6 @@ plan       the demo sparse planner (dev.py train sparse; MMPL's layout over 18 l
            five frames, so there are 6 hops; then two fills between the anchors, which nobody reads.
            A caption names the four moves that the chain is told in four captions
 retrained  a chain of the planner's own weights, to tell planning from more training
-draft      a plan of the demo video model itself: every segment drafted in 4 steps, of which the
-           last two latent frames stay, then filled in 4 steps: the calls and the hops of the chain
 
 psnr in dB against the true frames: the mean over segments 2 to 24, then of single segments;
 psnr_less is how much less it is than the chain's for the same seed, with its standard error over
@@ -49,10 +47,6 @@ NEW_FRAMES = 16
 STEPS = 8
 """Steps for each new latent frame, as in the bench `drift`."""
 
-DRAFT_STEPS = (4, 4)
-"""Steps of a draft and of the fill behind it."""
-
-DRAFT_LAYOUT = "two at the end"
 PLOT = Path(__file__).resolve().parents[1] / "build" / "benchmarks" / "drift_plan.png"
 
 
@@ -172,48 +166,6 @@ class Ways(Bench):
             self.count(STEPS, len(group.ids))
         return made
 
-    def draft(self, take: Any, start: Tensor, seed: int) -> list[Tensor]:
-        """Each segment drafted by the demo video model, its end kept, and then filled."""
-        draft_steps, fill_steps = DRAFT_STEPS
-        self.use(draft_steps)
-        anchors = self.drafted(take, start, seed)
-        self.use(fill_steps)
-        films = [
-            self.decode(self.filled(caption, known, seed_of(seed, index)))
-            for index, (caption, known) in enumerate(zip(take.captions, anchors, strict=True))
-        ]
-        return [frames[HANDED_FRAMES:] for frames in films]
-
-    def drafted(self, take: Any, start: Tensor, seed: int) -> list[dict[int, Tensor]]:
-        """What such a plan keeps of each segment, by place."""
-        from throughline.planning.layout import preset_layouts
-
-        layout = preset_layouts(LATENT_FRAMES)[DRAFT_LAYOUT]
-        hand_over, known, plan = self.handing(layout), start, []
-        for index, caption in enumerate(take.captions):
-            latent = self.sampled(caption, known, seed_of(seed, index))
-            plan.append({i: latent[:, :, i : i + 1] for i in layout.known_to_fillers})
-            known = hand_over(plan[-1])
-        return plan
-
-    def filled(self, caption: str, known: dict[int, Tensor], seed: int) -> Tensor:
-        from throughline.adapters.filler import filler_of
-        from throughline.adapters.sampling import sample_given
-
-        self.count(len(self.settings.sigmas) - 1, LATENT_FRAMES - len(known))
-        text = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption))
-        some = known[0]
-        return sample_given(
-            filler_of(self.family, self.vae, known, LATENT_FRAMES, shows_anchors=False),
-            self.model,
-            text,
-            text,
-            self.settings,
-            (1, some.shape[1], LATENT_FRAMES, *some.shape[3:]),
-            [(slice(place, place + 1), latent) for place, latent in known.items()],
-            seed,
-        )
-
     def handing(self, layout: Any) -> Callable[[dict[int, Tensor]], Tensor]:
         """From a plan to the start of the next one."""
         from throughline.adapters.geometry import read_geometry
@@ -228,7 +180,6 @@ WAYS: dict[str, Callable[..., list[Tensor]]] = {
     "chain": Ways.chain,
     "plan": Ways.plan,
     "retrained": Ways.retrained,
-    "draft": Ways.draft,
 }
 
 
@@ -372,7 +323,7 @@ def save_plot(curves: dict[str, list[float]]) -> None:
         draw.text((8, y - 6), f"{value}", fill="black")
     draw.text((8, 8), "PSNR in dB", fill="black")
     draw.text((width / 2 - 60, height - 24), "segment, 1 to 24", fill="black")
-    colours = ("#c0392b", "#2471a3", "#b9770e", "#7f8c8d")
+    colours = ("#c0392b", "#2471a3", "#b9770e")
     for number, (colour, (name, curve)) in enumerate(zip(colours, curves.items(), strict=False)):
         line = [
             (margin + i * across, height - margin - (value - low) * up)

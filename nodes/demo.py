@@ -7,9 +7,20 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..adapters.demo_models import WEIGHTS, load_demo_models
+from ..adapters.demo_models import (
+    SPARSE_TEXT_FILE,
+    SPARSE_VIDEO_FILE,
+    TEXT_FILE,
+    VIDEO_FILE,
+    WEIGHTS,
+    load_demo_models,
+)
 
 START_IMAGE = WEIGHTS / "demo_start.png"
+
+CONTINUES, PLANS = "continue clips", "plan camera paths"
+FILES = {CONTINUES: (VIDEO_FILE, TEXT_FILE), PLANS: (SPARSE_VIDEO_FILE, SPARSE_TEXT_FILE)}
+"""Video model and text encoder by what they were trained for."""
 
 
 def demo_start_image() -> torch.Tensor:
@@ -32,7 +43,16 @@ class LoadDemoModels(io.ComfyNode):
                 "learn the nodes, then swap in your own loaders."
             ),
             search_aliases=["demo", "toy", "example model"],
-            inputs=[],
+            inputs=[
+                io.Combo.Input(
+                    "models",
+                    options=list(FILES),
+                    default=CONTINUES,
+                    optional=True,
+                    tooltip="What they were trained for. Choose plan camera paths for Plan film "
+                    "and Populate segments with planner and filler sparse.",
+                ),
+            ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="A Wan-class video model."),
                 io.Clip.Output(display_name="clip", tooltip="Its text encoder."),
@@ -45,8 +65,8 @@ class LoadDemoModels(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_demo_models(), demo_start_image())
+    def execute(cls, models: str = CONTINUES) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo_models(*FILES[models]), demo_start_image())
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDemoModels]

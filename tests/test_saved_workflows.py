@@ -299,7 +299,10 @@ FROZEN: dict[str, dict[str, list[str]]] = {
         ],
         "outputs": ["IMAGE", "STRING", "STRING"],
     },
-    "ThroughlineLoadDemoModels": {"inputs": [], "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"]},
+    "ThroughlineLoadDemoModels": {
+        "inputs": ["models"],
+        "outputs": ["MODEL", "CLIP", "VAE", "IMAGE"],
+    },
     "ThroughlineLoadMemoryEncoder": {
         "inputs": ["encoder_name"],
         "outputs": ["TL_ENCODER", "STRING"],
