@@ -47,6 +47,11 @@ class FilmCrew:
         names = tuple(self._fillers.names())
         return (self._own, *names) if self._own else names
 
+    @property
+    def refused(self) -> Sequence[str]:
+        """Why fillers that were there got no work."""
+        return tuple(getattr(self._fillers, "refused", ()))
+
     def idle(self) -> Sequence[int]:
         fillers = [device + self._shift for device in self._fillers.idle()]
         if self._here is not None:
@@ -73,10 +78,11 @@ class FilmCrew:
 
     def wait(self, seconds: float) -> Sequence[Ended[Any]]:
         ended, self._ended = self._ended, []
-        if not ended and self._filling:
-            ended = self._filled(seconds)
-        elif not ended and self._here is not None:
-            wait([self._here[1]], timeout=seconds)
+        patience = 0.0 if ended else seconds
+        if self._here is not None and not self._filling:
+            wait([self._here[1]], timeout=patience)
+            patience = 0.0
+        ended += self._filled(patience)  # asked always: workers join in there, too
         if self._here is not None and self._here[1].done():
             (job, future), self._here = self._here, None
             error = future.exception()

@@ -30,7 +30,7 @@ def report(made: Scheduled) -> str:
     if made.chart is not None:
         lines += head_lines(made.chart)
         lines += _more(made, made.chart)
-    lines += [f"Warning, {warning}" for warning in film.warnings]
+    lines += [f"Warning, {warning}" for warning in made.warnings]
     return "\n".join(lines)
 
 

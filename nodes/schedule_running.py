@@ -66,6 +66,7 @@ class Scheduled:
     planned: int
     filled: int
     start_delay: float
+    warnings: tuple[str, ...]
 
 
 def run_schedule(task: Task, wishes: Wishes) -> Scheduled:
@@ -138,6 +139,7 @@ class Making:
         self._rank: Priority = lambda job: (0.0,)
         self._reasons = {state.index: state.reason for state in fills.state()}
         self._made: set[Job] = set()
+        self._refused: tuple[str, ...] = ()
         self.slots: list[Slot] = []
 
     @property
@@ -168,6 +170,7 @@ class Making:
                 self._loop(graph, crew)
             finally:
                 self._write(running=False)
+            self._refused = tuple(getattr(crew, "refused", ()))
         chart = self.chart(running=False) if self.slots else read_schedule(self._fills.path)
         counts = [sum(slot.job.step == step for slot in self.slots) for step in ("plan", FILL)]
         return Scheduled(
@@ -177,6 +180,7 @@ class Making:
             planned=counts[0],
             filled=counts[1],
             start_delay=0.0 if self._choice is None else self._choice.expected.start_delay,
+            warnings=(*self._refused, *self._task.population.film.warnings),
         )
 
     def chart(self, running: bool) -> Chart:

@@ -84,6 +84,29 @@ def test_what_is_over_ends_without_a_result(comfy: Any) -> None:
     assert [job.segment for _, job in done if job.step == "fill 1"] == [3]
 
 
+def test_workers_that_join_late_are_asked_meanwhile(comfy: Any) -> None:
+    """Ray's workers start while nothing is filled, and say so when they are waited for."""
+    from throughline.nodes.schedule_crew import FilmCrew
+    from throughline.runs.threads import Threads
+
+    class Late(Threads[str]):
+        asked = 0
+
+        def idle(self) -> Any:
+            return super().idle() if self.asked > 3 else ()
+
+        def wait(self, seconds: float) -> Any:
+            self.asked += 1
+            return super().wait(seconds)
+
+    def work(job: Any) -> str:
+        return job.step
+
+    fillers = Late([work], ["worker 1"], threading.Event())
+    _, kept = made(FilmCrew(fillers, work, lambda job: False, lambda: None, "this process"))
+    assert all(result == job.step for job, result in kept.items())
+
+
 def test_an_error_of_a_plan_is_the_runs(comfy: Any) -> None:
     from throughline.nodes.schedule_crew import FilmCrew
     from throughline.runs.threads import Threads
