@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,14 @@ import comfy.model_patcher
 import torch
 from torch import Tensor, nn
 
-from ..memory.hierarchy import CellState, Hierarchy, HierarchyGrid, HierarchyHead, PooledHead
+from ..memory.hierarchy import (
+    CellState,
+    Hierarchy,
+    HierarchyGrid,
+    HierarchyHead,
+    PooledHead,
+    grid_of,
+)
 from ..memory.hierarchy_format import HeadCard, PlannerCard, read_head_file, read_planner_file
 from ..memory.hierarchy_planner import HierarchyPlanner
 from ..planning.rollout import Rollout, Windows
@@ -55,6 +63,12 @@ class LoadedHead:
     def levels(self) -> int:
         return self.head.levels
 
+    def grid(self, latents: Tensor) -> HierarchyGrid:
+        """The tokens of latents `1 c t h w` at each level. Raises ValueError for pictures that are
+        too small for so many levels."""
+        patch = math.isqrt(self.head.code_channels[0] // latents.shape[1])
+        return grid_of(latents, self.levels, patch)
+
     def encode(self, latents: Tensor, first: Tensor) -> Hierarchy:
         """The codes of normalised latents `1 c t h w`, all final, on the CPU."""
         device = self._device()
@@ -66,7 +80,7 @@ class LoadedHead:
                 codes = self.head.encode(frames.to(device), marks.to(device))
                 parts.append(tuple(level[0].float().cpu() for level in codes))
         codes = tuple(torch.cat(level) for level in zip(*parts, strict=True))
-        grid = HierarchyGrid(latents.shape[-2], latents.shape[-1], self.levels)
+        grid = self.grid(latents)
         state = torch.full((self.levels, latents.shape[2]), CellState.FINAL, dtype=torch.uint8)
         return Hierarchy(codes, state, first, grid, self.name)
 

@@ -17,7 +17,7 @@ from ..adapters.hierarchy_weights import (
     check_latent_format,
     pooled_head,
 )
-from ..memory.hierarchy import CellState, HierarchyGrid
+from ..memory.hierarchy import CellState
 from ..planning.rollout import Rollout, Span
 from ..planning.rollout_choice import rollout_name
 from .remembering import new_cache
@@ -44,8 +44,7 @@ def encode_latent(
         )
     if chosen.card is not None:
         check_latent_format(chosen.card.latent_format, latent_format, "this hierarchy head")
-    grid = HierarchyGrid(samples.shape[-2], samples.shape[-1], chosen.levels)
-    empty = Timeline((), grid, chosen, latent_format, new_cache())
+    empty = Timeline((), chosen.grid(samples), chosen, latent_format, new_cache())
     if size_only:
         return empty
     marks = picture_marks(samples.shape[2], latent_format, begins=True)
