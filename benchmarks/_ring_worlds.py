@@ -32,7 +32,7 @@ class World:
 @dataclass
 class Rolled:
     """Latents `b c t h w` of a rollout with what it cost: network evaluations, tokens that the
-    network read, and seconds, of the first 64 latent frames."""
+    network read, and processor seconds, of the first 64 latent frames."""
 
     latents: Tensor
     passes: int = 0
@@ -88,7 +88,7 @@ def roll_out(
     centres = [grid.centres(level) for level in range(grid.levels)]
     condition = torch.stack([extend(each.condition[None], total)[0] for each in worlds])
     rolled = Rolled(torch.empty(0))
-    began = time.perf_counter()
+    began = time.process_time()
     for chunk in chunk_starts(rollout, start, frames):
         if forget:
             coarse = [forgotten(each, chunk, planner, level) for level, each in levels(codes)]
@@ -108,7 +108,7 @@ def roll_out(
                 rolled.passes += denoising.steps
                 rolled.tokens += denoising.steps * tokens(step, grid.tokens)
         if chunk - start < COST_FRAMES:
-            rolled.seconds = time.perf_counter() - began
+            rolled.seconds = time.process_time() - began
     rolled.latents = head.decode(0, codes[0], grid)[:, :, start : start + frames]
     return rolled
 

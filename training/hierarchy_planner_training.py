@@ -200,14 +200,10 @@ def export_planner(
     write_planner_file(path, {**state, "gain": planner.gain}, card)
 
 
-def load_methods(
-    names: Sequence[str], folder: Path = PLANNERS
-) -> dict[str, tuple[Method, HierarchyPlanner]]:
-    """Methods of the ring world with their shipped planners."""
+def load_method(name: str) -> tuple[Method, HierarchyPlanner]:
+    """A method of the ring world with its shipped planner."""
     known = methods(read_head_file(HEAD_FILE)[0])
-    return {
-        name: (known[name], read_planner_file(folder / planner_file(name))[0]) for name in names
-    }
+    return known[name], read_planner_file(PLANNERS / planner_file(name))[0]
 
 
 def main(arguments: Sequence[str]) -> int:
