@@ -81,10 +81,9 @@ def run_schedule(task: Task, wishes: Wishes) -> Scheduled:
         late = "" if why else why_from_the_middle(task, making.costs, memory_gb, wishes.wait)
         if not late:
             return making.run()
-        slots = making.slots
-    with _making(from_the_middle(task, late), wishes, began) as making:
-        making.slots = slots
-        return making.run()
+    with _making(from_the_middle(task, late), wishes, began) as again:
+        again.goes_on_from(making)
+        return again.run()
 
 
 @contextmanager
@@ -155,6 +154,11 @@ class Making:
         first = next((job for job in graph.order() if job.step == "plan"), None)
         if first is not None and not graph.after.get(first):
             self._loop(JobGraph({first: graph.seconds[first]}, {}), Here(self._work))
+
+    def goes_on_from(self, before: Making) -> None:
+        """Count what was made and measured before segments were decided anew."""
+        self.slots = before.slots
+        self._measured.samples.update(before._measured.samples)
 
     def run(self) -> Scheduled:
         """Make everything that is left."""
