@@ -135,6 +135,8 @@ def connect(address: str, workers: int) -> Cluster:
 def _init(ray: Any, address: str, workers: int) -> None:
     quiet = {"log_to_driver": False, "configure_logging": False, "namespace": NAMESPACE}
     if not address:
+        # these workers do the user's work: Ray's 15 leaves them nothing beside anything else
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(
             address="local",
             resources={RESOURCE: workers},
