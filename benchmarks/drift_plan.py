@@ -15,14 +15,13 @@ retrained  a chain of the planner's own weights, to tell planning from more trai
 
 psnr in dB against the true frames: the mean over segments 2 to 24, then of single segments;
 psnr_less is how much less it is than the chain's for the same seed, with its standard error over
-the seeds. slope_db_per_segment says how fast the error grows from where a way begins: the
-least-squares line through its own first segment. fitted_slope is the free line through segments 2
-to 24. A way that forgets at once has a flat free line and a steep one from its beginning: where
-nothing true is left, at about 13 dB here, PSNR falls no further. within_3_db counts the segments
-before PSNR is 3 dB below the first one's. drift in percent per hop, seam and motion as in
-memory/drift.py, the means over the seeds. The plot, the figures of every segment and hop and the
-last frames of some segments of the first film, the true ones above, are saved below
-build/benchmarks/.
+the seeds; slope_db_per_segment is the least-squares slope over segments 2 to 24. What leaves the
+picture is gone for models without a memory, and PSNR falls no further where all walls are invented
+(about 13 dB). So kept_psnr and kept_slope_db_per_segment are the same over what never leaves the
+picture and every segment is handed: sky above the walls, floor and figure. drift in percent per
+hop, seam and motion as in memory/drift.py, the means over the seeds. The plot, the figures of every
+segment and hop and the last frames of some segments of the first film, the true ones above, are
+saved below build/benchmarks/.
 """
 
 from __future__ import annotations
@@ -216,6 +215,7 @@ def run(seeds: range) -> list[dict[str, Any]]:
     ways = Ways()
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in WAYS}
     curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    kept: dict[str, list[list[float]]] = {name: [] for name in WAYS}
     hops: dict[str, list[list[float]]] = {name: [] for name in WAYS}
     pictures: list[list[Tensor]] = []
     with torch.inference_mode():
@@ -232,13 +232,15 @@ def run(seeds: range) -> list[dict[str, Any]]:
                 if not done:
                     pictures.append(segments)
                 curves[name].append(psnr_of(segments, true_segments))
-                found = growth(curves[name][-1]) | appearance(segments, hops[name])
+                kept[name].append(psnr_of(segments, true_segments, kept_in_view(take)))
+                found = growth(curves[name][-1], kept[name][-1]) | appearance(segments, hops[name])
                 found |= {"steps": ways.steps, "frame_steps": ways.frame_steps}
                 figures[name].append(found | {"seconds": time.perf_counter() - began})
                 print(f"seed {seed}, {name}: {found['psnr']:.2f} dB", flush=True)
             print(f"seed {seed}: {done + 1} of {len(seeds)}", flush=True)
-    means = {name: np.mean(found, axis=0).tolist() for name, found in curves.items()}
-    save_plot(means)
+    save_plot(means_of(curves), means_of(kept))
+    by_segment = {"psnr": means_of(curves), "kept_psnr": means_of(kept), "drift": means_of(hops)}
+    PLOT.with_suffix(".json").write_text(json.dumps(by_segment, indent=1) + "\n", encoding="utf-8")
     save_pictures(pictures)
     by_segment = {
         "psnr": means,
@@ -255,21 +257,47 @@ def run(seeds: range) -> list[dict[str, Any]]:
     ]
 
 
-def psnr_of(segments: list[Tensor], truth: list[Tensor]) -> list[float]:
-    """PSNR of each segment of a film in dB."""
-    errors = [float((a - b).square().mean()) for a, b in zip(segments, truth, strict=True)]
-    return [10.0 * float(np.log10(1.0 / max(error, 1e-10))) for error in errors]
+def kept_in_view(take: Any) -> Tensor:
+    """What never leaves the picture [64, 64]: rows above all walls, the floor, the figure."""
+    from throughline.training.world import (
+        FIGURE_SIZE,
+        FIGURE_TOP,
+        FLOOR_ROW,
+        FRAME_SIZE,
+        PANEL_TOP_ROWS,
+        POSITIONS,
+    )
+    from throughline.training.world_rendering import figure
+
+    kept = torch.zeros(FRAME_SIZE, FRAME_SIZE, dtype=torch.bool)
+    kept[: PANEL_TOP_ROWS[0]] = kept[FLOOR_ROW:] = True
+    if take.character is not None:
+        mask = torch.from_numpy(figure(take.character)[1])
+        left = POSITIONS[take.position]
+        height, width = FIGURE_SIZE
+        kept[FIGURE_TOP : FIGURE_TOP + height, left : left + width] |= mask
+    return kept
 
 
-def growth(psnr: list[float]) -> dict[str, float]:
-    """How the error of one film grows."""
-    lost = [value < psnr[0] - 3.0 for value in psnr]
+def psnr_of(
+    segments: list[Tensor], truth: list[Tensor], where: Tensor | None = None
+) -> list[float]:
+    """PSNR of each segment of a film in dB, over the pixels `where` [h, w]."""
+    errors = [(a - b).square() for a, b in zip(segments, truth, strict=True)]
+    if where is not None:
+        errors = [error[:, where] for error in errors]
+    return [10.0 * float(np.log10(1.0 / max(float(error.mean()), 1e-10))) for error in errors]
+
+
+def growth(psnr: list[float], kept: list[float]) -> dict[str, float]:
+    """How the error of one film grows, over whole pictures and over what is kept in view."""
     return {
         "psnr": float(np.mean(psnr[1:])),
-        "slope_db_per_segment": slope_from_first(psnr),
-        "fitted_slope": slope(psnr[1:]),
-        "within_3_db": float(lost.index(True) if True in lost else len(psnr)),
+        "slope_db_per_segment": slope(psnr[1:]),
+        "kept_psnr": float(np.mean(kept[1:])),
+        "kept_slope_db_per_segment": slope(kept[1:]),
         **{f"psnr_{number}": psnr[number - 1] for number in SHOWN if number <= len(psnr)},
+        **{f"kept_psnr_{number}": kept[number - 1] for number in SHOWN if number <= len(kept)},
     }
 
 
@@ -292,10 +320,9 @@ def slope(values: Sequence[float]) -> float:
     return float(np.polyfit(np.arange(len(values)), values, 1)[0])
 
 
-def slope_from_first(values: Sequence[float]) -> float:
-    """The slope of the least-squares line through the first of evenly spaced values."""
-    steps = np.arange(1, len(values))
-    return float(np.dot(steps, np.asarray(values[1:]) - values[0]) / np.dot(steps, steps))
+def means_of(films: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    """The mean curve of each way over its films."""
+    return {name: np.mean(found, axis=0).tolist() for name, found in films.items()}
 
 
 def mean(figures: list[dict[str, float]]) -> dict[str, float]:
@@ -309,28 +336,30 @@ def less(chain: list[dict[str, float]], figures: list[dict[str, float]]) -> dict
     return {"psnr_less": float(found.mean()), "standard_error": error}
 
 
-def save_plot(curves: dict[str, list[float]]) -> None:
-    """PSNR by segment, a line for each way."""
+def save_plot(*panels: dict[str, list[float]]) -> None:
+    """PSNR by segment, a line for each way: whole pictures, and what is kept in view."""
     from PIL import Image, ImageDraw
 
-    width, height, margin, low, high = 640, 360, 40, 10.0, 26.0
-    image = Image.new("RGB", (width, height), "white")
+    width, height, margin, low, high = 480, 360, 40, 10.0, 30.0
+    titles = ("PSNR in dB, whole pictures", "PSNR in dB, sky, floor and figure")
+    image = Image.new("RGB", (width * len(panels), height), "white")
     draw = ImageDraw.Draw(image)
     across, up = (width - 2 * margin) / (SEGMENTS - 1), (height - 2 * margin) / (high - low)
-    for value in range(int(low), int(high) + 1, 4):
-        y = height - margin - (value - low) * up
-        draw.line((margin, y, width - margin, y), fill="#dddddd")
-        draw.text((8, y - 6), f"{value}", fill="black")
-    draw.text((8, 8), "PSNR in dB", fill="black")
-    draw.text((width / 2 - 60, height - 24), "segment, 1 to 24", fill="black")
     colours = ("#c0392b", "#2471a3", "#b9770e")
-    for number, (colour, (name, curve)) in enumerate(zip(colours, curves.items(), strict=False)):
-        line = [
-            (margin + i * across, height - margin - (value - low) * up)
-            for i, value in enumerate(curve)
-        ]
-        draw.line(line, fill=colour, width=3)
-        draw.text((width - margin - 90, margin + 14 * number), name, fill=colour)
+    for panel, (title, curves) in enumerate(zip(titles, panels, strict=True)):
+        left, bottom = panel * width + margin, height - margin
+        for value in range(int(low), int(high) + 1, 4):
+            y = bottom - (value - low) * up
+            draw.line((left, y, left + width - 2 * margin, y), fill="#dddddd")
+            draw.text((left - 20, y - 6), f"{value}", fill="black")
+        draw.text((left, 12), title, fill="black")
+        draw.text((left + 150, height - 24), f"segment, 1 to {SEGMENTS}", fill="black")
+        for number, (colour, (name, curve)) in enumerate(
+            zip(colours, curves.items(), strict=False)
+        ):
+            points = [(left + i * across, bottom - (db - low) * up) for i, db in enumerate(curve)]
+            draw.line(points, fill=colour, width=3)
+            draw.text((left + width - 3 * margin - 30, margin + 14 * number), name, fill=colour)
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     image.save(PLOT)
     print(f"plot {PLOT}", flush=True)

@@ -1,4 +1,4 @@
-"""The bench drift-plan: both ways make the same steps, and are measured from where they begin."""
+"""The bench drift-plan: both ways make the same steps, and what is kept in view is measured."""
 
 from __future__ import annotations
 
@@ -60,10 +60,20 @@ def test_the_slope_is_that_of_a_line(bench: Any) -> None:
     assert bench.slope([3.0, 1.0, 2.0]) == pytest.approx(-0.5)
 
 
-def test_growth_is_measured_from_where_a_way_begins(bench: Any) -> None:
-    assert bench.slope_from_first([20.0, 19.0, 18.0, 17.0]) == pytest.approx(-1.0)
-    at_once, later = [20.0, *[10.0] * 5], [20.0, 20.0, 20.0, 15.0, 12.0, 10.0]
-    assert bench.slope(at_once[1:]) == pytest.approx(0.0)
-    assert bench.slope_from_first(at_once) < bench.slope_from_first(later) < 0.0
-    assert bench.growth(at_once)["within_3_db"] == 1.0
-    assert bench.growth(later)["within_3_db"] == 3.0
+def test_what_stays_in_the_picture_is_sky_floor_and_figure(bench: Any) -> None:
+    import torch
+
+    from throughline.training.evaluate import frames_to_image
+    from throughline.training.world import long_take
+    from throughline.training.world_rendering import render_take
+
+    take = next(t for t in (long_take(seed, 4) for seed in range(20)) if t.character is not None)
+    frames, kept = frames_to_image(render_take(take)), bench.kept_in_view(take)
+    assert 0.3 < float(kept.float().mean()) < 0.6
+    changes = (frames - frames[:1]).abs().amax(dim=(0, 3))
+    assert float(changes[kept].mean()) < 0.02 < float(changes[~kept].mean())
+    film = [frames, frames * 0.5]
+    whole, part = bench.psnr_of(film, [frames] * 2), bench.psnr_of(film, [frames] * 2, kept)
+    assert whole[0] == part[0] == 100.0 and part[1] == pytest.approx(
+        -10 * torch.log10((frames[:, kept] / 2).square().mean()).item(), abs=1e-3
+    )
