@@ -86,7 +86,7 @@ class HostLock:
 
     def while_sampling(self, executor: Any, *arguments: Any, **keywords: Any) -> Any:
         """Wrapper around core's `sampler.sample`, which runs between loading the model and giving
-        it back."""
+        it back. Its thread must hold the lock."""
         self._lock.release()
         try:
             return executor(*arguments, **keywords)

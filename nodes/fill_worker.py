@@ -4,7 +4,8 @@ The driver sends the graph in front of Populate segments without the plan's part
 its latents, and with every job the anchors of one segment. The worker runs the loaders with the
 host's own executor, so that models come by name from its own folders, and says by fingerprint what
 it got; only a worker that has the very same things is given work. So equal results do not depend
-on trust.
+on trust. The plan is pickled here and not by Ray, which would read it before versions are compared
+and the pack is loaded; its bytes come over Ray's connection, which carries code anyway.
 """
 
 from __future__ import annotations
