@@ -115,10 +115,6 @@ class Timeline:
         self.cache.view(key for key in block.keys if key is not None)
         return replace(self, blocks=(*before, block, *after))
 
-    def until(self, stop: int) -> Timeline:
-        """The film's latent frames before `stop`."""
-        return replace(self, blocks=tuple(self._cut(0, min(stop, self.frames))))
-
     def content(self, start: int, stop: int) -> str:
         """A hash of the codes of [start, stop) and of what is known there."""
         window = self.window(start, stop)

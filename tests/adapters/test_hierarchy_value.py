@@ -72,7 +72,6 @@ def test_writing_leaves_the_old_timeline_as_it_was(empty: Any) -> None:
     assert same(second.window(0, 3), first.window(0, 3))
     assert first.content(0, 8) != second.content(0, 8)
     assert first.content(0, 3) == second.content(0, 3)
-    assert same(second.until(3).window(0, 3), first.window(0, 3)) and second.until(3).frames == 3
 
 
 def test_what_is_not_known_takes_no_memory_and_is_named(empty: Any) -> None:
