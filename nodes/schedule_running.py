@@ -24,6 +24,7 @@ from ..runs.folder import RunFolder
 from ..runs.render import RenderedSegment, SegmentEvent, Status, keep_segment
 from ..runs.run import Run, open_run
 from ..runs.schedule_file import read_schedule, write_schedule
+from ..runs.timings import TimingsFile
 from .crews import fill_crew
 from .macro_plan import MacroFilm
 from .populating import FillRenderer, Population, followed
@@ -139,6 +140,10 @@ class Making:
         self._reasons = {state.index: state.reason for state in fills.state()}
         self._made: set[Job] = set()
         self._refused: tuple[str, ...] = ()
+        folders = {"plan": plans, FILL: fills}
+        self._timings = {
+            step: TimingsFile(folder.path, ()) for step, folder in folders.items() if folder
+        }
         self.slots: list[Slot] = []
 
     @property
@@ -312,6 +317,8 @@ class Making:
             return
         self.slots.append(slot)
         self._made.add(job)
+        if job.step in self._timings:
+            self._timings[job.step].add(slot, self._names)
         if self._measured.add(job, seconds) <= MEASURED_ANEW:
             self._choose()
         self._write(running=True)

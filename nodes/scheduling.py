@@ -13,6 +13,7 @@ from ..planning.schedule import Costs, Job, SeedFrom, Step
 from ..runs.clips import clip_path
 from ..runs.executor import Executor
 from ..runs.run import Run, open_run
+from ..runs.timings import read_timings
 from .macro_plan import SEEDS_FROM, MacroFilm, leave_plan, plan_macro
 from .plan_value import Fills, Plan, PromisedPlan
 from .populating import SPARSE, Population, plan_population
@@ -206,8 +207,11 @@ class Measured:
         return len(taken)
 
     def add_run(self, run: Run, step: Step) -> None:
-        """What the finished segments of a run took when they were made, with these settings."""
-        for record in run.segments:
+        """What the finished segments of a run took when they were made, with these settings: those
+        of the last making behind earlier ones, in the order of their starts."""
+        timings = read_timings(run.path)
+        starts = {slot.job.segment: slot.start for slot in timings.slots} if timings else {}
+        for record in sorted(run.segments, key=lambda one: starts.get(one.index, -1.0)):
             if record.finished and record.seconds:
                 self.add(Job(record.index, step), record.seconds)
 

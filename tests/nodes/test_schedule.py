@@ -125,6 +125,8 @@ def ran(chart: Any) -> list[tuple[str, int]]:
 
 
 def test_a_film_is_planned_and_filled_in_turns(run_film: Any, read: Any, root: Path) -> None:
+    from throughline.runs.timings import read_timings
+
     outputs, events = run_film(graph())
     # one model on one device: depth first; segment 2 continues 1, and 3 is a cut
     assert made(events) == [(run, n) for n in (1, 2, 3) for run in ("plan", "populated")]
@@ -138,6 +140,12 @@ def test_a_film_is_planned_and_filled_in_turns(run_film: Any, read: Any, root: P
     jobs = [sorted(slot.job for slot in one.slots) for one in (chart.actual, chart.predicted)]
     assert jobs[0] == jobs[1]
     assert chart.actual.makespan >= chart.actual.first_footage > 0.0
+    for name, step in (("plan", "plan"), ("populated", "fill 1")):
+        timings = read_timings(root / name)
+        assert timings is not None
+        assert [(slot.job.step, slot.job.segment) for slot in timings.slots] == [
+            (step, index) for index in range(3)
+        ]
     clips = sorted(path.name[:4] for path in (root / "populated" / "clips").glob("*.mp4"))
     assert clips == ["0001", "0002", "0003"]
     said = outputs["s"]["text"][0]
