@@ -71,9 +71,15 @@ def test_what_stays_in_the_picture_is_sky_floor_and_figure(bench: Any) -> None:
     frames, kept = frames_to_image(render_take(take)), bench.kept_in_view(take)
     assert 0.3 < float(kept.float().mean()) < 0.6
     changes = (frames - frames[:1]).abs().amax(dim=(0, 3))
-    assert float(changes[kept].mean()) < 0.02 < float(changes[~kept].mean())
+    assert float(changes[kept].mean()) < 0.06  # a walking figure bobs by one pixel
+    assert float(changes[~kept].mean()) > 0.2
     film = [frames, frames * 0.5]
     whole, part = bench.psnr_of(film, [frames] * 2), bench.psnr_of(film, [frames] * 2, kept)
     assert whole[0] == part[0] == 100.0 and part[1] == pytest.approx(
         -10 * torch.log10((frames[:, kept] / 2).square().mean()).item(), abs=1e-3
     )
+
+
+def test_a_line_through_the_first_value(bench: Any) -> None:
+    assert bench.slope_from_first([20.0, 19.0, 18.0, 17.0]) == pytest.approx(-1.0)
+    assert bench.slope_from_first([20.0, 10.0, 10.0]) == pytest.approx(-(10.0 + 2 * 10.0) / 5.0)
