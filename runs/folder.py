@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from .atomic import DISK_FULL, disk_full, remove_temporaries, write_atomic
-from .keys import KIND, canonical, segment_keys
-from .manifest import FILE_NAME, Manifest, SegmentRecord, manifest_to_json, read_manifest
+from .keys import canonical, segment_keys
+from .manifest import FILE_NAME, Manifest, SegmentRecord, manifest_to_json
+from .opening import manifest_before, take_lock
 from .paths import run_path
 from .planned import RunPlan
 from .run import PREVIEWS, SEGMENTS, Run
@@ -33,11 +34,6 @@ from .states import SegmentState, recalled_content
 
 if TYPE_CHECKING:
     from ..planning.segments import Segment
-
-LOCK = ".lock"
-
-FILM = "film"
-"""Kind of a run that says none, see keys.KIND."""
 
 KEPT_TAKES = 3
 """Earlier takes kept per segment, the newest first. A choice: a 720p segment of 81 frames is 19 MB,
@@ -63,7 +59,7 @@ def read_plan(
     """
     path = run_path(root, name)
     plain = canonical(parameters)
-    return RunPlan(path, plain, segments, _manifest_before(path, plain))
+    return RunPlan(path, plain, segments, manifest_before(path, plain))
 
 
 class RunFolder:
@@ -118,13 +114,13 @@ class RunFolder:
         if rate is not None and not (math.isfinite(rate) and rate > 0):
             raise ValueError(f"fps of run {name!r} must be above 0, got {rate}")
         segment_keys(plain, segments)
-        _manifest_before(path, plain)
-        lock = _take_lock(path, name)
+        manifest_before(path, plain)
+        lock = take_lock(path, name)
         try:
             folder = cls(
                 path,
                 lock,
-                _manifest_before(path, plain),
+                manifest_before(path, plain),
                 plain,
                 tuple(segments),
                 rate,
@@ -334,53 +330,6 @@ class RunFolder:
         manifest = self._manifest()
         write_atomic(self.path / FILE_NAME, manifest_to_json(manifest).encode())
         return manifest
-
-
-def _manifest_before(path: Path, parameters: Mapping[str, Any]) -> Manifest | None:
-    """The manifest of a run folder, None where there is no run yet.
-
-    Raises ValueError for a folder that holds something else, a run of another kind too.
-    """
-    if not path.exists():
-        return None
-    if not path.is_dir():
-        raise ValueError(f"{path} is a file, not a run folder: choose another run name")
-    if (path / FILE_NAME).exists():
-        before = read_manifest(path)
-        held, wanted = before.parameters.get(KIND, FILM), parameters.get(KIND, FILM)
-        if held != wanted:
-            raise ValueError(
-                f"run_name {path.name!r} is that of a run of {held}, and this makes {wanted}: "
-                "choose another run name"
-            )
-        return before
-    foreign = [entry.name for entry in path.iterdir() if not _left_by_a_start(entry)]
-    if foreign:
-        raise ValueError(
-            f"{path} is not a Throughline run (it has no {FILE_NAME} but holds {foreign[0]!r}); "
-            "nothing was changed. Choose another run name"
-        )
-    return None
-
-
-def _left_by_a_start(entry: Path) -> bool:
-    """Whether a run that was killed before its first manifest leaves such an entry."""
-    if entry.name in (SEGMENTS, PREVIEWS):
-        return entry.is_dir() and not any(entry.iterdir())
-    return entry.name == LOCK or entry.match(".manifest.json.*.partial")
-
-
-def _take_lock(path: Path, name: str) -> filelock.BaseFileLock:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path / LOCK, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise ValueError(
-            f"run {name!r} is being written by another process or queue ({path}): wait for it, "
-            "interrupt it, or choose another run name"
-        ) from error
-    return lock
 
 
 def _checked(latent: Tensor, segment: "Segment", name: str) -> Tensor:

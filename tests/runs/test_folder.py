@@ -155,14 +155,15 @@ def test_another_keyframe_makes_the_segments_that_use_it(tmp_path: Path) -> None
 def test_every_field_of_a_segment_but_its_place_is_in_the_key(tmp_path: Path) -> None:
     place = {"index", "shot", "shot_id", "chain"}
     place |= {"start_keyframe", "end_keyframe", "context_keyframes"}  # their pictures count
-    segment = plan(1)[0]
-    key = folder.segment_keys(PARAMETERS, [segment])
+    before, segment = plan(2, cuts=[1])
+    key = folder.segment_keys(PARAMETERS, [before, segment])[1]
     for field in dataclasses.fields(Segment):
         value = getattr(segment, field.name)
         usual = value + 1 if isinstance(value, int) else "x"
-        other = {"start": "image", "recalls": ()}.get(field.name, usual)
+        other = {"start": "image", "recalls": (), "guided_by": (0,)}.get(field.name, usual)
         changed = dataclasses.replace(segment, **{field.name: other})
-        assert (folder.segment_keys(PARAMETERS, [changed]) == key) == (field.name in place)
+        same = folder.segment_keys(PARAMETERS, [before, changed])[1] == key
+        assert same == (field.name in place)
 
 
 def test_a_retake_replaces_one_segment_and_what_follows_and_going_back_is_free(
