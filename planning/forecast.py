@@ -31,6 +31,10 @@ Goal = Literal["automatic", "shortest time", "earliest footage", "storyboard fir
 SAMPLED: tuple[Step, ...] = ("plan", "fill 1", "fill 2")
 """Steps whose times say how fast the device is."""
 
+HARDLY_LONGER = 1.05
+"""A film may take this many times the shortest time where its beginning is seen sooner for it: what
+is measured varies as much (our choice)."""
+
 SAME = 9
 """Digits behind the point of a second in which two schedules must differ."""
 
@@ -196,7 +200,8 @@ def choose_order(
 
     On one device every order takes the same time (section 9): there "automatic" is depth first, for
     early footage and little to keep, but breadth first where plans and fills are made by two models
-    (`one_model` false), which are then exchanged once.
+    (`one_model` false), which are then exchanged once. On several it is the order in which the film
+    can be watched soonest of those that take hardly longer than the shortest.
     """
     tried = {name: forecast(film, devices, plays, order, fits) for name, order in ORDERS.items()}
     if goal == "storyboard first":
@@ -206,6 +211,11 @@ def choose_order(
     elif goal == "earliest footage" or (goal == "automatic" and devices == 1):
         name = min(tried, key=lambda name: _rounded(tried[name], "first_footage", "start_delay"))
         reason = "the first segment can be played soonest"
+    elif goal == "automatic":
+        most = HARDLY_LONGER * min(one.makespan for one in tried.values())
+        short = {name: one for name, one in tried.items() if one.makespan <= most}
+        name = min(short, key=lambda name: _rounded(tried[name], "first_footage", "makespan"))
+        reason = "the film is finished soon, and its beginning soonest"
     else:
         name = min(tried, key=lambda name: _rounded(tried[name], "makespan", "start_delay"))
         reason = "the film is finished soonest"

@@ -212,8 +212,9 @@ def depth_first(graph: JobGraph) -> Priority:
 
 
 def breadth_first(graph: JobGraph) -> Priority:
-    """All plans, then all fills: the storyboard is seen first, and models change once."""
-    return lambda job: (0.0 if job.step in ("plan", "hand-off") else 1.0, job.segment)
+    """All plans, then all fills: the storyboard is seen first, and models change once. What is
+    filled is decoded at once, before a later plan where both wait for one device."""
+    return lambda job: (1.0 if job.step in ("fill 1", "fill 2") else 0.0, job.segment)
 
 
 ORDERS: Mapping[str, Callable[[JobGraph], Priority]] = {

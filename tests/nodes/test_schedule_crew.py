@@ -17,7 +17,7 @@ def crew(lane: str, fills: int = 2, over: Any = lambda job: False) -> tuple[Any,
     done: list[Any] = []
 
     def work(job: Any) -> str:
-        time.sleep(0.05)
+        time.sleep(0.3 if job.step == "fill 1" else 0.02)
         done.append((threading.current_thread().name, job))
         return job.step
 

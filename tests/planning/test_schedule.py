@@ -260,6 +260,16 @@ def test_orders_serve_their_goals() -> None:
     assert chosen(1) == "depth first" and chosen(1, one_model=False) == "breadth first"
     assert chosen(1, "earliest footage", one_model=False) == "depth first"
     assert chosen(4, "storyboard first") == "breadth first"
+    decoded = FilmJobs(costs=Costs(plan=139.0, fill_1=292.0, decode=6.0), lengths=(1.0,) * 6)
+    at_first = {"decode": 0, "plan": 0}
+
+    def fits(job: Job, device: int) -> bool:
+        return device == at_first.get(job.step, device)
+
+    sooner = choose_order(decoded, 3, plays[:6], fits=fits).expected
+    soonest = choose_order(decoded, 3, plays[:6], "shortest time", fits=fits).expected
+    assert sooner.makespan <= 1.05 * soonest.makespan
+    assert sooner.first_footage < 600.0 < 800.0 < soonest.first_footage
     generator = random.Random(4)
     for _ in range(40):
         costs, devices = random_costs(generator), generator.randint(2, 6)
