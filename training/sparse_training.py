@@ -18,14 +18,12 @@ did not (as `text_warm_up` tells of shorter captions).
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,33 +37,26 @@ from ..adapters.demo_models import (
     TEXT_FILE,
     VAE_FILE,
     VIDEO_FILE,
-    DemoTextModel,
     DemoTokenizer,
 )
-from ..adapters.sparse_wan import sparse_positions
-from ..planning.layout import Group, Layout, layout_of_steps, mmpl_t2v
+from ..planning.layout import Layout, layout_of_steps, mmpl_t2v
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
+from .sparse_calls import Call, make_call, velocity
+from .sparse_captions import TEACH_WARM_UP, teach_paths
 from .sparse_data import (
     MOVE_LATENT_FRAMES,
     MOVES,
     PLANNED_LATENT_FRAMES,
     PathData,
-    draw_turns,
     ensure_paths,
-    path_caption,
-    path_poses,
     retell,
-    stations_of,
 )
 from .vae_training import BUILD
 from .video_network import VideoSizes, build_models, build_vocabulary
-from .video_training import TIMESTEP_SCALE, export_video
+from .video_training import export_video
 from .world import (
-    CHARACTER_NAMES,
     HOLD_LATENT_FRAMES,
     NUM_POSES,
-    PLACE_WORDS,
-    POSITIONS,
 )
 
 CAMERA_BLOCK = 3
@@ -73,7 +64,6 @@ CAMERA_BLOCK = 3
 
 CAMERA_SHIFT = 25.0  # as noise_shift, nearly all noise
 CORNER = 4  # latent cells in height and width: a quarter of the tokens
-NUMBERS = [index for index, word in enumerate(build_vocabulary()) if word.isdigit()]
 
 
 @dataclass(frozen=True)
@@ -124,94 +114,6 @@ class SparseTrainingConfig:
     average_decay: float = 0.998
     threads: int = 1
     sizes: VideoSizes = field(default_factory=lambda: VideoSizes(in_dim=16))
-
-
-# --- what sees what
-# --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """The frames of one call: `clean` ids, then `noisy` ids, and who sees whom, a bool
-    `frames frames` whose rows look."""
-
-    clean: tuple[int, ...]
-    noisy: tuple[int, ...]
-    sees: Tensor
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return (*self.clean, *self.noisy)
-
-
-def clean_groups(layout: Layout, group: Group) -> list[Group]:
-    """The groups that must stand clean for one: those it sees and those that they saw."""
-    wanted: set[int] = set(group.visible)
-    found: list[Group] = []
-    for earlier in reversed(layout.groups[: layout.groups.index(group)]):
-        if wanted & set(earlier.ids):
-            found.append(earlier)
-            wanted |= set(earlier.visible)
-    return found[::-1]
-
-
-def make_call(layout: Layout, group: Group) -> Call:
-    """Everything clean before a group as at sampling: each group sees itself and its visible."""
-    before = clean_groups(layout, group)
-    clean = tuple(i for one in before for i in one.ids)
-    owners = [one for one in (*before, group) for _ in one.ids]
-    ids = (*clean, *group.ids)
-    sees = [
-        [j in owner.visible or owners[column] is owner for column, j in enumerate(ids)]
-        for owner in owners
-    ]
-    return Call(clean, group.ids, torch.tensor(sees))
-
-
-class FrameAttention:
-    """Self-attention of whole frames by `sees`, an `optimized_attention_override` of core;
-    attention to the text is plain."""
-
-    def __init__(self, sees: Tensor, tokens: int) -> None:
-        """`tokens` is how many a frame has."""
-        blocked = ~sees.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
-        self.bias = torch.zeros(blocked.shape).masked_fill(blocked, float("-inf"))
-
-    def __call__(
-        self,
-        _: Callable[..., Tensor],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        heads: int,
-        **kwargs: object,
-    ) -> Tensor:
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        weights = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-        if q.shape[-2] == k.shape[-2]:
-            weights = weights + self.bias
-        weights = weights.softmax(-1).to(v.dtype)
-        return torch.matmul(weights, v).transpose(1, 2).flatten(2)
-
-
-def velocity(
-    video: Any, call: Call, latents: Tensor, noisy: Tensor, sigma: Tensor, context: Tensor
-) -> Tensor:
-    """The velocity of the noisy frames `b 16 n h w` at noise levels `sigma` (b), where `latents`
-    `b 16 t h w` are the whole segment, of which the clean frames are taken."""
-    x = torch.cat([latents[:, :, list(call.clean)], noisy], dim=2)
-    known = torch.zeros(len(x), len(call.clean))
-    times = torch.cat([known, sigma[:, None].expand(-1, len(call.noisy))], dim=1)
-    height, width = x.shape[-2] // video.patch_size[1], x.shape[-1] // video.patch_size[2]
-    attention = FrameAttention(call.sees, height * width)
-    out = video.forward_orig(
-        x,
-        times * TIMESTEP_SCALE,
-        context,
-        freqs=sparse_positions(video, x, call.ids, {}),
-        transformer_options={"optimized_attention_override": attention},
-    )
-    return out[:, :, len(call.clean) :]
 
 
 # --- data
@@ -297,77 +199,6 @@ def flow_loss(
         found = velocity(video, call, batch.latents, mixed, sigma, context)
     named, right = models["camera"].loss(seen[0], call, batch.cameras)
     return (found.float() - (noise - target)).square().mean(), named, right
-
-
-# --- captions
-# --------------------------------------------------------------------------------------------------
-
-TEACH_BATCH = 128
-TEACH_RATE = 1e-3
-TEACH_WARM_UP = 50
-
-
-def path_captions(
-    generator: np.random.Generator, moves: int, count: int = TEACH_BATCH
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids `b n` of random captions, where each of their moves is named (`b moves`, a place
-    among the tokens) and the camera's distance from its start in the latent frames of each move
-    (`b moves 4`, poses to the right on the ring)."""
-    tokenizer = DemoTokenizer(build_vocabulary())
-    ids, places, distances = [], [], []
-    for _ in range(count):
-        name = position = None
-        if generator.uniform() < 0.7:
-            name = str(generator.choice(CHARACTER_NAMES))
-            position = str(generator.choice(list(POSITIONS)))
-        stations = stations_of(int(generator.integers(NUM_POSES)), draw_turns(generator)[:moves])
-        word = str(generator.choice(PLACE_WORDS))
-        tokens = tokenizer.padded(tokenizer.ids(path_caption(word, name, position, stations)))
-        poses = np.asarray(path_poses(stations[0], stations)[HOLD_LATENT_FRAMES:])
-        ids.append(tokens)
-        places.append([i for i, token in enumerate(tokens) if token in NUMBERS][1:])
-        distances.append(((poses - stations[0]) % NUM_POSES).reshape(moves, MOVE_LATENT_FRAMES))
-    return torch.tensor(ids), torch.tensor(places), torch.from_numpy(np.stack(distances))
-
-
-def teach_paths(text: DemoTextModel, steps: int, seed: int) -> list[float]:
-    """Teach the text encoder to hold, at each turning point that a caption names, how far the
-    camera is from its start in the four latent frames before it; in place. Captions of one move
-    keep the features that the video model already reads. Returns the share of right distances of
-    every step. The head that reads them is thrown away (as in text_warm_up)."""
-    before = copy.deepcopy(text).requires_grad_(False)
-    width = text.token.weight.shape[1]
-    heads = nn.ModuleList(nn.Linear(width, MOVE_LATENT_FRAMES * NUM_POSES) for _ in range(MOVES))
-    for head in heads:
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-    parameters = [*text.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.01)
-    right = []
-    for step in range(steps):
-        rise, fall = (step + 1) / TEACH_WARM_UP, (steps - step) / (0.3 * steps)
-        for group in optimiser.param_groups:
-            group["lr"] = TEACH_RATE * min(1.0, rise, fall)
-        generator = np.random.default_rng([seed, step, 2])
-        ids, places, distances = path_captions(generator, MOVES)
-        features = text(ids)
-        named = torch.stack(
-            [
-                head(features[torch.arange(len(ids)), places[:, move]])
-                for move, head in enumerate(heads)
-            ],
-            dim=1,
-        ).unflatten(-1, (MOVE_LATENT_FRAMES, NUM_POSES))
-        loss = F.cross_entropy(named.flatten(0, 2), distances.flatten())
-        short, _, _ = path_captions(generator, 1, TEACH_BATCH // 4)
-        loss = loss + (text(short) - before(short)).square().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        right.append((named.argmax(-1) == distances).float().mean().item())
-        if (step + 1) % 50 == 0:
-            print(f"captions, step {step + 1}/{steps}: {np.mean(right[-50:]):.3f}", flush=True)
-    return right
 
 
 def teach_cameras(

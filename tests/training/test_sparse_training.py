@@ -58,7 +58,8 @@ def models(comfy: ModuleType) -> Any:
 @pytest.mark.parametrize("name", ["plan", "first fill", "second fill", "chain"])
 def test_a_group_sees_what_it_sees_at_sampling(models: Any, name: str) -> None:
     from tests.adapters.slow_sparse import velocity as slow_velocity
-    from throughline.training.sparse_training import make_call, tasks, velocity
+    from throughline.training.sparse_calls import make_call, velocity
+    from throughline.training.sparse_training import tasks
 
     task = tasks()[name]
     call = make_call(task.layout, task.layout.groups[task.group])
@@ -77,7 +78,7 @@ def test_a_group_sees_what_it_sees_at_sampling(models: Any, name: str) -> None:
 
 
 def test_the_first_fill_does_not_see_the_end() -> None:
-    from throughline.training.sparse_training import make_call
+    from throughline.training.sparse_calls import make_call
 
     layout = mmpl_t2v(18)
     call = make_call(layout, layout.groups[2])
@@ -136,7 +137,7 @@ def test_teaching_the_captions_is_measured_and_keeps_short_ones(comfy: ModuleTyp
     from safetensors.torch import load_file
 
     from throughline.adapters.demo_models import TEXT_FILE
-    from throughline.training.sparse_training import path_captions, teach_paths
+    from throughline.training.sparse_captions import path_captions, teach_paths
     from throughline.training.video_network import VideoSizes, build_models
 
     text = build_models(0, VideoSizes())["text"]
