@@ -343,7 +343,7 @@ def save_plot(*panels: dict[str, list[float]]) -> None:
     """PSNR by segment, a line for each way: whole pictures, and what is kept in view."""
     from PIL import Image, ImageDraw
 
-    width, height, margin, low, high = 480, 360, 40, 10.0, 30.0
+    width, height, margin, low, high = 480, 360, 40, 10.0, 38.0
     titles = ("PSNR in dB, whole pictures", "PSNR in dB, sky, floor and figure")
     image = Image.new("RGB", (width * len(panels), height), "white")
     draw = ImageDraw.Draw(image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +98,48 @@ def test_a_drafted_and_filled_film_is_coherent(
     assert error < still / 2  # against a camera that does not move
     assert report.worst_seam is not None and report.worst_seam < 2.0
     assert report.drift_percent is not None and report.drift_percent < 15.0
+
+
+def test_the_sparse_planner_brings_the_camera_back(
+    run_film: Any, comfy_folders: dict[str, Path], comfy: Any
+) -> None:
+    """One plan of four moves, away and back twice: the camera ends where its caption says."""
+    from PIL import Image
+
+    from throughline.adapters.demo_models import load_demo_models
+    from throughline.runs.run import open_run
+    from throughline.training.evaluate import frames_to_image
+    from throughline.training.world import Take, draw_place
+    from throughline.training.world_rendering import render_take
+
+    place = draw_place("garden", np.random.default_rng(3))
+    first = frames_to_image(render_take(Take(place, None, None, (8, 8), ())))[:1]
+    Image.fromarray((first[0] * 255).round().byte().numpy()).save(
+        comfy_folders["input"] / "start.png"
+    )
+    graph = demo_graph(())
+    sparse = {"model": ["m", 0], "clip": ["m", 1], "vae": ["m", 2], "steps": 8}
+    graph["m"]["inputs"]["models"] = "plan camera paths"
+    graph["r"] = node("RepeatImageBatch", image=["i", 0], amount=5)
+    graph["e"] = node("VAEEncode", pixels=["r", 0], vae=["m", 2])
+    del graph["p"]["inputs"]["start_image"]
+    graph["p"]["inputs"] |= sparse | {
+        "start_latent": ["e", 0],
+        "script": "[8.5s, continue] garden, empty, camera 8 to 11 to 8 to 12 to 8",
+        "segment_frames": 69,
+        "planner": "sparse (MMPL weights)",
+        "layout": "MMPL T2V",
+    }
+    graph["f"]["inputs"] |= sparse | {"filler": "sparse (MMPL weights)"}
+    run_film(graph)
+    run = open_run(comfy_folders["output"] / "throughline" / "populated")
+    assert run.latent(0).shape[2] == 18
+    with torch.inference_mode():
+        frames = load_demo_models()[2].decode(run.latent(0))[0].clamp(0.0, 1.0)
+    away, back = frames[[17, 49]], frames[[33, 65]]  # the ends of the moves
+    errors = [float((one - first).square().mean()) for one in (away, back)]
+    assert errors[1] < errors[0] / 2
+
+
+def node(name: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": name, "inputs": inputs}
