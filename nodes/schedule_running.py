@@ -212,7 +212,10 @@ class Making:
             enough_devices=enough_devices(film.costs, film.seed_from),
             predicted=Timing(slots=expected.schedule.slots, first_footage=expected.first_footage),
             actual=Timing(
-                slots=tuple(self.slots), first_footage=playable_at(tuple(self.slots), last)
+                slots=tuple(self.slots),
+                first_footage=0.0
+                if Job(0, last) in self._done
+                else playable_at(tuple(self.slots), last),
             ),
             running=running,
         )

@@ -137,9 +137,11 @@ def calibrate(expected: Costs, measured: Mapping[Step, Sequence[float]]) -> Cost
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What a film will take, before it is made. Seconds; `first_footage` is when the first segment
-    can be played, `start_delay` how long to wait so that playing never stops."""
+    can be played (0 where it could before), `next_footage` the first that is not made yet, and
+    `start_delay` how long to wait so that playing never stops."""
 
     first_footage: float
+    next_footage: float
     start_delay: float
     schedule: Schedule
 
@@ -167,7 +169,12 @@ def forecast(
     delay, played = 0.0, 0.0
     for end, seconds in zip(ends, plays, strict=True):
         delay, played = max(delay, end - played), played + seconds
-    return Forecast(first_footage=ends[0], start_delay=delay, schedule=schedule)
+    return Forecast(
+        first_footage=ends[0],
+        next_footage=next((end for end in ends if end), 0.0),
+        start_delay=delay,
+        schedule=schedule,
+    )
 
 
 def segment_ends(slots: Iterable[Slot], segments: int) -> Sequence[float]:
@@ -209,12 +216,12 @@ def choose_order(
     elif goal == "automatic" and devices == 1 and not one_model:
         name, reason = "breadth first", "plans and fills use two models, which change once"
     elif goal == "earliest footage" or (goal == "automatic" and devices == 1):
-        name = min(tried, key=lambda name: _rounded(tried[name], "first_footage", "start_delay"))
+        name = min(tried, key=lambda name: _rounded(tried[name], "next_footage", "start_delay"))
         reason = "the first segment can be played soonest"
     elif goal == "automatic":
         most = HARDLY_LONGER * min(one.makespan for one in tried.values())
         short = {name: one for name, one in tried.items() if one.makespan <= most}
-        name = min(short, key=lambda name: _rounded(tried[name], "first_footage", "makespan"))
+        name = min(short, key=lambda name: _rounded(tried[name], "next_footage", "makespan"))
         reason = "the film is finished soon, and its beginning soonest"
     else:
         name = min(tried, key=lambda name: _rounded(tried[name], "makespan", "start_delay"))

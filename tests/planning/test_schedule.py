@@ -260,6 +260,11 @@ def test_orders_serve_their_goals() -> None:
     assert chosen(1) == "depth first" and chosen(1, one_model=False) == "breadth first"
     assert chosen(1, "earliest footage", one_model=False) == "depth first"
     assert chosen(4, "storyboard first") == "breadth first"
+    made = frozenset((Job(0, "plan"), Job(0, "fill 1"), Job(1, "plan")))
+    rest = FilmJobs(costs=Costs(plan=1.0, fill_1=1.0), lengths=(1.0,) * 3, done=made)
+    goes_on = choose_order(rest, 1, [0.1] * 3).expected
+    assert (goes_on.first_footage, goes_on.next_footage) == (0.0, 1.0)
+    assert goes_on.schedule.slots[0].job == Job(1, "fill 1")
     decoded = FilmJobs(costs=Costs(plan=139.0, fill_1=292.0, decode=6.0), lengths=(1.0,) * 6)
     at_first = {"decode": 0, "plan": 0}
 
