@@ -4,18 +4,15 @@ The driver sends the graph in front of Populate segments without the plan's part
 its latents, and with every job the anchors of one segment. The worker runs the loaders with the
 host's own executor, so that models come by name from its own folders, and says by fingerprint what
 it got; only a worker that has the very same things is given work. So equal results do not depend
-on trust. The plan is pickled here and not by Ray, which would read it before versions are compared
-and the pack is loaded; its bytes come over Ray's connection, which carries code anyway.
+on trust. The plan travels as JSON (sent_plan.py), which is read after versions are compared.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
-import pickle
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from ..runs.render import RenderedSegment
 from .film_progress import Picture
 from .plan_value import Plan
 from .populating import FillRenderer, plan_population
+from .sent_plan import SentRun, plan_from_json, plan_to_json
 
 PACK = Path(__file__).resolve().parents[1]
 CODE = ("adapters", "memory", "nodes", "planning", "runs")
@@ -41,27 +39,6 @@ PREVIEW_QUALITY = 80
 """Of the small pictures that travel with a step."""
 
 Graph = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SentRecord:
-    """Of a plan's segment on disk: nothing. The driver knows its content, the worker is sent it."""
-
-    content: str = ""
-
-
-@dataclass(frozen=True)
-class SentRun:
-    """The run of a plan at a worker: the latents b c n h w that it was sent, by segment."""
-
-    segments: tuple[SentRecord, ...]
-    latents: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    def require_finished(self) -> None:
-        """The driver sends a job when its plan is there."""
-
-    def latent(self, index: int) -> torch.Tensor:
-        return self.latents[index]
 
 
 def versions() -> dict[str, str]:
@@ -95,25 +72,12 @@ def brief_of(
             "executor: a Ray cluster needs Populate segments in the graph itself, not inside of a "
             "node that expands"
         )
-    sent = Plan(
-        run=SentRun(tuple(SentRecord() for _ in plan.segments)),  # type: ignore[arg-type]
-        storyboard=plan.storyboard,
-        segments=plan.segments,
-        seed_from=plan.seed_from,
-        grid=plan.grid,
-        fps=plan.fps,
-        width=plan.width,
-        height=plan.height,
-        vae=plan.vae,
-        channels=plan.channels,
-    )
     inputs = {k: v for k, v in prompt[node_id]["inputs"].items() if k not in HERE_ONLY}
     return {
         "versions": versions(),
-        "package": __package__.rpartition(".")[0],
         "prompt": needed(prompt, inputs),
         "inputs": inputs,
-        "plan": pickle.dumps(sent),
+        "plan": plan_to_json(plan),
         "to_make": sorted(to_make),
         "previews": previews,
         "threads": torch.get_num_threads(),
@@ -154,13 +118,11 @@ class FillWorker:
         import latent_preview
 
         torch.set_num_threads(brief["threads"])
-        known_as(brief["package"])
-        plan = pickle.loads(brief["plan"])
+        plan, self._run = plan_from_json(brief["plan"])
         latent_preview.set_preview_method(brief["previews"])
         with torch.inference_mode():
             inputs = {**given_inputs(self._server, brief), "plan": plan}
             population = plan_population(inputs)
-            self._run = plan.run
             to_make = frozenset(brief["to_make"])
             self._renderer = FillRenderer(population, to_make, self._told)
         facts["parameters"] = comparable(population.film.parameters)
@@ -204,17 +166,6 @@ def unpacked(picture: tuple[str, bytes, int | None] | None) -> Picture | None:
     if picture is None:
         return None
     return picture[0], Image.open(io.BytesIO(picture[1])), picture[2]
-
-
-def known_as(package: str) -> None:
-    """Let the driver's name for this pack's modules mean the ones that are loaded here: ComfyUI
-    names a pack after the folder that it lies in."""
-    import sys
-
-    own = __package__.rpartition(".")[0]
-    for name, module in list(sys.modules.items()):
-        if name == own or name.startswith(f"{own}."):
-            sys.modules.setdefault(package + name[len(own) :], module)
 
 
 def given_inputs(server: Any, brief: Mapping[str, Any]) -> dict[str, Any]:
