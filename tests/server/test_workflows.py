@@ -62,6 +62,21 @@ def test_a_shipped_workflow_converts_without_a_browser(file: Path, server: Any) 
     assert any(known[name]["python_module"] == "custom_nodes.throughline" for name in types)
 
 
+def test_no_two_shipped_workflows_write_into_one_run(server: Any) -> None:
+    from comfy_cli.workflow_to_api import convert_ui_to_api
+
+    known = server.get("/object_info")
+    owners: dict[str, str] = {}
+    for file in WORKFLOWS:
+        prompt = convert_ui_to_api(json.loads(file.read_text(encoding="utf-8")), known)
+        runs = [
+            node["inputs"]["run_name"] for node in prompt.values() if "run_name" in node["inputs"]
+        ]
+        for run in runs:
+            assert owners.setdefault(run, file.stem) == file.stem, run
+    assert len(owners) >= len(DEMO)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("file", DEMO, ids=lambda file: file.stem)
 def test_a_shipped_workflow_runs_to_a_video(file: Path, server: Any) -> None:
