@@ -198,7 +198,7 @@ def test_the_makespan_is_what_the_schedule_predicts(devices: int) -> None:
     """Twelve segments planned in a row and filled apart, with jobs of known length: within 10 %."""
     from throughline.planning.schedule import film_jobs
 
-    costs = Costs(plan=0.15, fill_1=0.45)
+    costs = Costs(plan=0.3, fill_1=0.9)
     graph = film_jobs(12, costs)
 
     def work(job: Job) -> None:

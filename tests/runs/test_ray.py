@@ -117,7 +117,7 @@ def ready(crew: RayCrew[Any], workers: int) -> RayCrew[Any]:
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_makespan_is_what_the_schedule_predicts(cluster: Cluster, workers: int) -> None:
     """Twelve segments planned in a row and filled apart: within 10 %."""
-    costs = Costs(plan=0.4, fill_1=1.2)
+    costs = Costs(plan=1.0, fill_1=3.0)  # long beside what a busy machine adds to a job
     graph = film_jobs(12, costs)
     job_seconds = {f"{job.segment} {job.step}": seconds for job, seconds in graph.seconds.items()}
 
