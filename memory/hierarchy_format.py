@@ -230,4 +230,4 @@ def _filled(name: str, module: Module, tensors: Mapping[str, Tensor]) -> Module:
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
             raise ValueError(f"{name}: tensor {key} must hold finite floating-point numbers")
     module.load_state_dict(dict(tensors))
-    return module.float().eval().requires_grad_(False)
+    return module.float().train(False).requires_grad_(False)

@@ -13,6 +13,7 @@ Axes: latents `b c t h w`; frames `f c h w` with f = (b t); tokens `f n d`; code
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,7 +79,7 @@ class HeadConfig:
         return (self.channels * self.patch**2, *(self.code,) * (self.levels - 1))
 
 
-class LearnedHead(nn.Module):
+class LearnedHead(nn.Module, ABC):
     """What both kinds share: frames are cut out, checked and worked on a few at a time."""
 
     def __init__(self, config: HeadConfig, name: str) -> None:
@@ -123,16 +124,16 @@ class LearnedHead(nn.Module):
             )
         return as_latents(frames[..., : grid.height, : grid.width], len(codes))
 
+    @abstractmethod
     def encode_frames(self, frames: Tensor, first: Tensor, grid: HierarchyGrid) -> list[Tensor]:
         """Codes `f n c` of all levels of frames `f c h w`, marked `f` as single pictures."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_frames(
         self, level: int, codes: Tensor, first: Tensor, grid: HierarchyGrid
     ) -> list[Tensor]:
         """Frames at every level, `f c h w` finest first, from codes `f n c` of one level; only
         the first is a picture, the others make the training faster (paper, section 3)."""
-        raise NotImplementedError
 
 
 class TokenHead(LearnedHead):
