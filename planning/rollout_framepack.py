@@ -13,15 +13,11 @@ from .rollout import Kind, RolloutStep, Span, Windows, check_start, cut
 
 
 @dataclass(frozen=True)
-class FramePack:
-    """`windows` latent frames of the past per level, newest finest, without gaps; a step makes as
-    many frames of level 0 as it sees there."""
+class PackedPast:
+    """A rollout that sees `windows` latent frames of the past per level, newest finest, and keeps
+    as many frames of level 0 per step as it sees there."""
 
     windows: Windows
-
-    @property
-    def kind(self) -> Kind:
-        return "patchified"
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -38,6 +34,15 @@ class FramePack:
     @property
     def steps_per_chunk(self) -> int:
         return 1
+
+
+@dataclass(frozen=True)
+class FramePack(PackedPast):
+    """Each step makes the next frames of level 0 and nothing else."""
+
+    @property
+    def kind(self) -> Kind:
+        return "patchified"
 
     def steps(self, start: int, first: int = 0) -> Iterator[RolloutStep]:
         check_start(start, first)

@@ -12,37 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .rollout import Kind, RolloutStep, Span, Windows, check_start, cut
-from .rollout_framepack import past_of
+from .rollout_framepack import PackedPast, past_of
 
 MIRRORED = Windows((1, 2, 8, 32))
 """Latent frames per level on either side, as released."""
 
 
 @dataclass(frozen=True)
-class Mirrored:
-    """`windows` latent frames per level, finest nearest, on both sides of the present."""
+class Mirrored(PackedPast):
+    """The same windows, finest nearest, on both sides of the present."""
 
     windows: Windows = MIRRORED
 
     @property
     def kind(self) -> Kind:
         return "hierarchy"
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        return tuple(range(len(self.windows.frames)))
-
-    @property
-    def history(self) -> int:
-        return sum(self.windows.frames)
-
-    @property
-    def chunk(self) -> int:
-        return self.windows.frames[0]
-
-    @property
-    def steps_per_chunk(self) -> int:
-        return 1
 
     def steps(self, start: int, first: int = 0) -> Iterator[RolloutStep]:
         check_start(start, first)
