@@ -150,34 +150,3 @@ def check_fits(card: EncoderCard, model: ModelPatcher) -> None:
                 f"encoder {card.name} was trained for {card.base} of {what} {trained}, got a model "
                 f"({model_name}) of {what} {given}: use the encoder of your model"
             )
-
-
-def encoder_names() -> list[str]:
-    """The files that the node lists; none before the pack's folders are registered."""
-    import folder_paths
-
-    if CATEGORY not in folder_paths.folder_names_and_paths:
-        return []
-    return folder_paths.get_filename_list(CATEGORY)
-
-
-def encoder_path(name: str) -> Path:
-    """The path of a listed file. Raises ValueError for names that ComfyUI's folders do not hold."""
-    import folder_paths
-
-    if name not in encoder_names():
-        raise ValueError(
-            f"encoder_name must be a file in models/{CATEGORY}, got {name!r}: put it there and "
-            "reload the page"
-        )
-    return Path(folder_paths.get_full_path_or_raise(CATEGORY, name))
-
-
-def register_encoder_folders(weights: Path) -> None:
-    """Let ComfyUI find memory weights in models/memory_encoders and in the pack's own folder."""
-    import folder_paths
-
-    for folder in (Path(folder_paths.models_dir) / CATEGORY, weights / CATEGORY):
-        folder_paths.add_model_folder_path(CATEGORY, str(folder))
-    folders, extensions = folder_paths.folder_names_and_paths[CATEGORY]
-    folder_paths.folder_names_and_paths[CATEGORY] = (folders, {*extensions, ".safetensors"})

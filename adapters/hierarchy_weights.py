@@ -192,35 +192,3 @@ def as_patcher(module: nn.Module) -> ModelPatcher:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-
-
-def weight_names(category: str) -> list[str]:
-    """The files that a loader lists; none before the pack's folders are registered."""
-    import folder_paths
-
-    if category not in folder_paths.folder_names_and_paths:
-        return []
-    return folder_paths.get_filename_list(category)
-
-
-def weight_path(category: str, name: str) -> Path:
-    """The path of a listed file. Raises ValueError for names that ComfyUI's folders do not hold."""
-    import folder_paths
-
-    if name not in weight_names(category):
-        raise ValueError(
-            f"name must be a file in models/{category}, got {name!r}: put it there and reload the "
-            "page"
-        )
-    return Path(folder_paths.get_full_path_or_raise(category, name))
-
-
-def register_hierarchy_folders(weights: Path) -> None:
-    """Let ComfyUI find heads and planners in its models folder and in the pack's own."""
-    import folder_paths
-
-    for category in CATEGORIES:
-        for folder in (Path(folder_paths.models_dir) / category, weights / category):
-            folder_paths.add_model_folder_path(category, str(folder))
-        folders, extensions = folder_paths.folder_names_and_paths[category]
-        folder_paths.folder_names_and_paths[category] = (folders, {*extensions, ".safetensors"})

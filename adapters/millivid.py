@@ -31,7 +31,7 @@ from ..memory.millivid_video import (
 )
 from ..planning.rollout import Rollout, RolloutStep, Span, Windows
 from ..planning.rollout_choice import choose_rollout
-from .hierarchy_weights import as_patcher, weight_names
+from .hierarchy_weights import as_patcher
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -243,29 +243,3 @@ def step_noise(seed: int, target: Span, what: str, shape: Sequence[int]) -> Tens
     digest = blake3.blake3(name.encode()).digest(8)
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
     return torch.randn(shape, generator=generator)
-
-
-def millivid_names() -> list[str]:
-    """The files that the node lists."""
-    return weight_names(CATEGORY)
-
-
-def millivid_path(name: str, what: str) -> Path:
-    """The path of a listed file. Raises ValueError, naming the input, for one that is not there."""
-    import folder_paths
-
-    if name not in millivid_names():
-        raise ValueError(
-            f"{what} must be a file in models/{CATEGORY}, got {name!r}: make one from the authors' "
-            "checkpoint with `dev.py convert millivid`, put it there and reload the page"
-        )
-    return Path(folder_paths.get_full_path_or_raise(CATEGORY, name))
-
-
-def register_millivid_folder() -> None:
-    """Let ComfyUI find converted files in models/millivid."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))
-    folders, extensions = folder_paths.folder_names_and_paths[CATEGORY]
-    folder_paths.folder_names_and_paths[CATEGORY] = (folders, {*extensions, ".safetensors"})

@@ -31,7 +31,7 @@ from .cache import CachedTensor, LatentCache
 from .encoders import model_patch, model_width
 from .fingerprint import fingerprint_value
 from .hierarchy_value import Timeline
-from .hierarchy_weights import as_patcher, weight_names
+from .hierarchy_weights import as_patcher
 from .wan_memory import WAN_INJECTION
 
 if TYPE_CHECKING:
@@ -210,29 +210,3 @@ def _embedded(packed: LoadedPacked, level: int, codes: Tensor) -> Tensor:
     with torch.inference_mode():
         tokens = packed.embedder(level, codes.float().to(packed.patcher.load_device))
     return tokens.flatten(0, 1).float().cpu().clone()
-
-
-def packed_names() -> list[str]:
-    """The files that the node lists."""
-    return weight_names(CATEGORY)
-
-
-def packed_path(name: str) -> Path:
-    """The path of a listed file. Raises ValueError for names that ComfyUI's folders do not hold."""
-    import folder_paths
-
-    if name not in packed_names():
-        raise ValueError(
-            f"packed_name must be a file in models/{CATEGORY}, got {name!r}: put it there and "
-            "reload the page"
-        )
-    return Path(folder_paths.get_full_path_or_raise(CATEGORY, name))
-
-
-def register_packed_folder() -> None:
-    """Let ComfyUI find trained files in models/packed_context."""
-    import folder_paths
-
-    folder_paths.add_model_folder_path(CATEGORY, str(Path(folder_paths.models_dir) / CATEGORY))
-    folders, extensions = folder_paths.folder_names_and_paths[CATEGORY]
-    folder_paths.folder_names_and_paths[CATEGORY] = (folders, {*extensions, ".safetensors"})

@@ -4,10 +4,11 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from ..adapters.demo_models import WEIGHTS, register_weight_folders
-from ..adapters.encoders import register_encoder_folders
-from ..adapters.hierarchy_weights import register_hierarchy_folders
-from ..adapters.millivid import register_millivid_folder
-from ..adapters.packed_context import register_packed_folder
+from ..adapters.encoders import CATEGORY as MEMORY_ENCODERS
+from ..adapters.hierarchy_weights import CATEGORIES as HIERARCHY_WEIGHTS
+from ..adapters.millivid import CATEGORY as MILLIVID
+from ..adapters.packed_context import CATEGORY as PACKED_CONTEXT
+from ..adapters.weight_folders import register_folders
 from . import (
     assembly,
     budget,
@@ -67,10 +68,9 @@ class ThroughlineExtension(ComfyExtension):
     @override
     async def on_load(self) -> None:
         register_weight_folders()
-        register_encoder_folders(WEIGHTS)
-        register_millivid_folder()
-        register_packed_folder()
-        register_hierarchy_folders(WEIGHTS)
+        register_folders(
+            (MEMORY_ENCODERS, MILLIVID, PACKED_CONTEXT, *HIERARCHY_WEIGHTS), shipped=WEIGHTS
+        )
         register_routes()
         register_storyboard_routes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -13,9 +14,8 @@ from ..adapters.hierarchy_weights import (
     LoadedHead,
     load_head,
     load_planner,
-    weight_names,
-    weight_path,
 )
+from ..adapters.weight_folders import weight_names, weight_path
 from .hierarchy_codes import (
     commit_latent,
     decode_level,
@@ -84,11 +84,11 @@ class LoadHierarchyHead(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, head_name: str) -> str:
-        return file_state(HEADS, head_name)
+        return file_state(weight_path(HEADS, head_name, "head_name"))
 
     @classmethod
     def execute(cls, head_name: str) -> io.NodeOutput:
-        loaded = load_head(weight_path(HEADS, head_name))
+        loaded = load_head(weight_path(HEADS, head_name, "head_name"))
         card = describe_head(loaded)
         return io.NodeOutput(loaded, card, ui=ui.PreviewText(card))
 
@@ -125,18 +125,18 @@ class LoadHierarchyPlanner(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, planner_name: str) -> str:
-        return file_state(PLANNERS, planner_name)
+        return file_state(weight_path(PLANNERS, planner_name, "planner_name"))
 
     @classmethod
     def execute(cls, planner_name: str) -> io.NodeOutput:
-        loaded = load_planner(weight_path(PLANNERS, planner_name))
+        loaded = load_planner(weight_path(PLANNERS, planner_name, "planner_name"))
         card = describe_planner(loaded)
         return io.NodeOutput(loaded, card, ui=ui.PreviewText(card))
 
 
-def file_state(category: str, name: str) -> str:
-    """Changes when a listed file does."""
-    stat = weight_path(category, name).stat()
+def file_state(path: Path) -> str:
+    """Changes when the file does."""
+    stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..adapters.encoders import LoadedEncoder, encoder_names, encoder_path, load_encoder
+from ..adapters.encoders import CATEGORY, LoadedEncoder, load_encoder
 from ..adapters.memory_value import Memory
+from ..adapters.weight_folders import weight_names, weight_path
 from ..memory.rates import RATES
 from ..planning.recall import parse_shots
 from ..planning.segments import SEED_RANGE
@@ -50,7 +51,7 @@ class LoadMemoryEncoder(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
-                    options=encoder_names(),
+                    options=weight_names(CATEGORY),
                     tooltip="Choose the encoder that was trained for your video model. 4x4x2 in "
                     "its name costs a quarter of the tokens of 2x2x2 and keeps less detail.",
                 ),
@@ -65,12 +66,12 @@ class LoadMemoryEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, encoder_name: str) -> str:
-        stat = encoder_path(encoder_name).stat()
+        stat = weight_path(CATEGORY, encoder_name, "encoder_name").stat()
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
     @classmethod
     def execute(cls, encoder_name: str) -> io.NodeOutput:
-        loaded = load_encoder(encoder_path(encoder_name), new_cache())
+        loaded = load_encoder(weight_path(CATEGORY, encoder_name, "encoder_name"), new_cache())
         card = describe_encoder(loaded)
         return io.NodeOutput(loaded, card, ui=ui.PreviewText(card))
 

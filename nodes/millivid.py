@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..adapters.millivid import millivid_names
+from ..adapters.millivid import CATEGORY
+from ..adapters.weight_folders import weight_names
 from ..planning.actions import parse_actions
 from ..planning.segments import parse_takes
 from ..runs.paths import run_path
@@ -39,13 +40,13 @@ class MilliVidRollout(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "video_model_name",
-                    options=millivid_names(),
+                    options=weight_names(CATEGORY),
                     tooltip="A video model in models/millivid, made from the authors' checkpoint "
                     "with dev.py convert millivid. Choose a baseline to compare with it.",
                 ),
                 io.Combo.Input(
                     "autoencoder_name",
-                    options=millivid_names(),
+                    options=weight_names(CATEGORY),
                     tooltip="The autoencoder that the video model was trained with, in the same "
                     "folder.",
                 ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.utils
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..adapters.fingerprint import fingerprint_value
 from ..adapters.millivid import (
+    CATEGORY,
     LoadedAutoencoder,
     LoadedVideo,
     StepSettings,
@@ -20,9 +22,9 @@ from ..adapters.millivid import (
     check_pair,
     load_autoencoder,
     load_video,
-    millivid_path,
     roll_out,
 )
+from ..adapters.weight_folders import weight_path
 from ..memory.millivid_codes import VideoCodes, unpack_codes
 from ..planning.actions import ACTIONS, actions_text, parse_actions, repeated, steered
 from ..planning.rollout import RolloutStep
@@ -37,6 +39,11 @@ from .rendering import PREVIEW_SIDE, jpeg_bytes, runs_root
 
 MILLIVID = "millivid"
 """Kind of the run folder: its latents are the authors' codes, not those of a VAE."""
+
+CONVERT = (
+    "make one from the authors' checkpoint with `dev.py convert millivid`, put it there and reload "
+    "the page"
+)
 
 SEGMENT_FRAMES = 16
 """A segment on disk holds at least this many frames (our choice): the baselines make 3 or 7 at a
@@ -112,8 +119,8 @@ def plan_rolling(inputs: Mapping[str, Any]) -> Rolling:
     """Check every input and decide the chunks. Raises ValueError naming input, rule and value."""
     context_actions = parse_actions(inputs["context_actions"], "context_actions")
     takes = parse_takes(inputs["retakes"])
-    video = load_video(millivid_path(inputs["video_model_name"], "video_model_name"))
-    autoencoder = load_autoencoder(millivid_path(inputs["autoencoder_name"], "autoencoder_name"))
+    video = load_video(_chosen("video_model_name", inputs))
+    autoencoder = load_autoencoder(_chosen("autoencoder_name", inputs))
     check_pair(video, autoencoder)
     pictures = _pictures(inputs["context"])
     history = video.rollout.history
@@ -149,6 +156,10 @@ def plan_rolling(inputs: Mapping[str, Any]) -> Rolling:
         cfg=inputs["cfg"],
         run_name=inputs["run_name"],
     )
+
+
+def _chosen(name: str, inputs: Mapping[str, Any]) -> Path:
+    return weight_path(CATEGORY, inputs[name], name, CONVERT)
 
 
 def _pictures(value: Any) -> Tensor:

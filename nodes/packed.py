@@ -9,13 +9,13 @@ from comfy_api.latest import io, ui
 
 from ..adapters.hierarchy_value import Timeline
 from ..adapters.packed_context import (
+    CATEGORY,
     LoadedPacked,
     attach_packed,
     load_packed,
-    packed_names,
-    packed_path,
     untrained_packed,
 )
+from ..adapters.weight_folders import weight_names, weight_path
 from ..planning.packed import step_at
 from ..planning.rollout import CoarseToFine, Windows
 from ..planning.rollout_choice import rollout_name
@@ -58,7 +58,7 @@ class PackedContext(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "packed_name",
-                    options=[UNTRAINED, *packed_names()],
+                    options=[UNTRAINED, *weight_names(CATEGORY)],
                     default=UNTRAINED,
                     tooltip="A file in models/packed_context, made with dev.py train packed. "
                     "Untrained reads pooled codes only and is there for experiments.",
@@ -120,7 +120,7 @@ class PackedContext(io.ComfyNode):
         packed = (
             untrained_packed(model, hierarchy)
             if packed_name == UNTRAINED
-            else load_packed(packed_path(packed_name))
+            else load_packed(weight_path(CATEGORY, packed_name, "packed_name"))
         )
         chosen = _rollout(packed, hierarchy, rollout)
         step = step_at(chosen, first_frame, known_frames)

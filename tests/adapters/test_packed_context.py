@@ -184,16 +184,17 @@ def test_the_tokens_are_those_of_the_step_and_gone_with_the_clone(shipped: Any) 
 def test_what_does_not_belong_together_is_refused(shipped: Any, tmp_path: Path) -> None:
     from development.tiny_models import FAMILIES
     from throughline.adapters.packed_context import (
+        CATEGORY,
         attach_packed,
         load_packed,
-        packed_path,
         untrained_packed,
     )
+    from throughline.adapters.weight_folders import weight_path
     from throughline.memory.hierarchy_format import PackedCard, write_packed_file
     from throughline.memory.packed_context import PackedConfig, PackedEmbedder
 
     with pytest.raises(ValueError, match=r"packed_name must be a file in models/packed_context"):
-        packed_path("../other.safetensors")
+        weight_path(CATEGORY, "../other.safetensors", "packed_name")
     timeline, step = timeline_of(shipped, film_latents()), step_at(ROLLOUT, 2, 2)
 
     def written(config: PackedConfig, head: str = "pooled") -> Any:

@@ -225,11 +225,12 @@ def test_a_model_that_cannot_follow_is_refused(
 
 
 def test_inputs_that_do_not_fit_are_refused_by_name(planner_file: str) -> None:
-    from throughline.adapters.hierarchy_weights import load_planner, pooled_head, weight_path
+    from throughline.adapters.hierarchy_weights import load_planner, pooled_head
+    from throughline.adapters.weight_folders import weight_path
     from throughline.nodes.coarse_plan_value import read_coarse_plan
     from throughline.nodes.film_hierarchy import plan_hierarchy
 
-    planner = load_planner(weight_path("hierarchy_planners", planner_file))
+    planner = load_planner(weight_path("hierarchy_planners", planner_file, "planner_name"))
     assert read_coarse_plan(planner, None, 1.0, NOISY).planner is not None
     with pytest.raises(ValueError, match=r"start_noise must be above 0 and at most 1, got 0"):
         read_coarse_plan(None, None, 0.0, NOISY)
