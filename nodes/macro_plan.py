@@ -35,7 +35,7 @@ from ..planning.schedule import SeedFrom
 from ..planning.segments import Segment
 from ..runs.contact_sheet import contact_sheet
 from ..runs.folder import RunFolder
-from ..runs.keys import KIND, PLANNED
+from ..runs.keys import KIND, PLAN, PLANNED
 from ..runs.render import RenderedSegment, render_run
 from ..runs.run import Run
 from .anchor_pictures import AnchorPictures, given_anchors
@@ -48,9 +48,6 @@ from .rendering import FilmRenderer, describe_film, frame_picture, jpeg_bytes, r
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
-
-PLAN = "plan"
-"""Kind of the run folder."""
 
 Planner = Literal["draft", "sparse", "pictures"]
 PLANNERS: dict[str, Planner] = {

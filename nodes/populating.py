@@ -25,7 +25,7 @@ from ..adapters.wan_causal import WanCausal
 from ..planning.layout import HANDED, block_by_block
 from ..planning.macro import MacroSegment
 from ..planning.segments import SEED_RANGE, TAKE_STRIDE, Segment, parse_takes
-from ..runs.keys import KIND, PLANNED
+from ..runs.keys import FILL, KIND, PLANNED
 from ..runs.render import RenderedSegment
 from .film import Film, check_texts, film_request
 from .film_loras import film_warnings, plan_loras
@@ -35,9 +35,6 @@ from .macro_plan import as_one
 from .plan_value import Plan, PromisedPlan
 from .rendering import FilmRenderer, describe_film, preview_jpeg
 from .widgets import LEAVE
-
-FILL = "fill"
-"""Kind of the run folder."""
 
 BETWEEN, SPARSE = "between the anchors", "sparse (MMPL weights)"
 CONTINUING = "continue to the anchors"

@@ -21,11 +21,12 @@ import safetensors
 from aiohttp import web
 
 from ..runs.clips import clip_path
+from ..runs.keys import FILM
 from ..runs.manifest import FILE_NAME, SegmentRecord
 from ..runs.paths import is_inside, run_path
 from ..runs.run import Run, open_run
 from ..runs.schedule_file import chart_json, read_schedule
-from ..runs.timeline import FILM, added_latent_frames, run_kind
+from ..runs.timeline import added_latent_frames, run_kind
 from .rendering import runs_root
 
 ADDRESS = "/throughline/runs"

@@ -97,6 +97,10 @@ def hash_json(value: object) -> str:
 KIND = "kind"
 """Entry of the run's parameters: what the run holds, where that is no film ("keyframes")."""
 
+FILM, PLAN, FILL = "film", "plan", "fill"
+"""Kinds of runs: segments that continue each other (where KIND is missing), anchors, and segments
+filled between anchors."""
+
 
 def segment_keys(parameters: Mapping[str, Any], segments: Sequence["Segment"]) -> tuple[str, ...]:
     """The key of each segment: run parameters, its own, the key of the segment it continues, and

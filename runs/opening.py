@@ -9,14 +9,11 @@ from typing import Any
 
 import filelock
 
-from .keys import KIND
+from .keys import FILM, KIND
 from .manifest import FILE_NAME, Manifest, read_manifest
 from .run import PREVIEWS, SEGMENTS
 
 LOCK = ".lock"
-
-FILM = "film"
-"""Kind of a run that says none, see keys.KIND."""
 
 
 def manifest_before(path: Path, parameters: Mapping[str, Any]) -> Manifest | None:

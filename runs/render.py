@@ -13,7 +13,7 @@ import torch
 from ..memory.statistics import hop, latent_statistics
 from ..planning.schedule import Job, Slot
 from ..planning.segments import Segment
-from .keys import KIND
+from .keys import KIND, PLAN
 from .timings import TimingsFile
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 THIS_PROCESS = "this process"
 """Name of the one device of a loop that samples itself."""
-
-PLAN_KIND = "plan"
-"""Kind of the runs that hold plans, see keys.KIND."""
 
 Status = Literal["waiting", "running", "done", "reused", "failed"]
 
@@ -93,7 +90,7 @@ def render_run(
 def _plan_timings(folder: RunFolder) -> TimingsFile | None:
     """Where the jobs of a plan are noted, which the schedule of its film is calibrated by; other
     runs that are made in this loop have no jobs."""
-    planned = folder.run.manifest.parameters.get(KIND) == PLAN_KIND
+    planned = folder.run.manifest.parameters.get(KIND) == PLAN
     return TimingsFile(folder.path, (THIS_PROCESS,)) if planned else None
 
 

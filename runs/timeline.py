@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 from ..planning.anchor_pictures import LAYOUT as PICTURES
 from ..planning.layout import HANDED, middle_anchors
-from .keys import KIND, PLANNED
+from .keys import FILL, FILM, KIND, PLAN, PLANNED
 
 if TYPE_CHECKING:
     from .manifest import Manifest, SegmentRecord
-
-FILM, PLAN, FILL = "film", "plan", "fill"
 
 
 def run_kind(manifest: Manifest) -> str:
