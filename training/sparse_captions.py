@@ -14,6 +14,7 @@ from .sparse_data import (
     CHARACTER_SHARE,
     MOVE_LATENT_FRAMES,
     MOVES,
+    draw_sway,
     draw_turns,
     path_caption,
     path_poses,
@@ -26,6 +27,7 @@ NUMBERS = [index for index, word in enumerate(build_vocabulary()) if word.isdigi
 TEACH_BATCH = 128
 TEACH_RATE = 1e-3
 TEACH_WARM_UP = 50
+SWAYING_SHARE = 0.2  # of the captions
 
 
 def path_captions(
@@ -41,7 +43,10 @@ def path_captions(
         if generator.uniform() < CHARACTER_SHARE:
             name = str(generator.choice(CHARACTER_NAMES))
             position = str(generator.choice(list(POSITIONS)))
-        stations = stations_of(int(generator.integers(NUM_POSES)), draw_turns(generator)[:moves])
+        turns = (
+            draw_sway(generator) if generator.uniform() < SWAYING_SHARE else draw_turns(generator)
+        )
+        stations = stations_of(int(generator.integers(NUM_POSES)), turns[:moves])
         word = str(generator.choice(PLACE_WORDS))
         tokens = tokenizer.padded(tokenizer.ids(path_caption(word, name, position, stations)))
         poses = np.asarray(path_poses(stations[0], stations)[HOLD_LATENT_FRAMES:])

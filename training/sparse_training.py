@@ -13,6 +13,8 @@ captions are longer than it knew: the text encoder is taught them first (`teach_
 video model where the camera stands in each latent frame (`teach_cameras`), and it has to name that
 as long as it is trained. Without, near anchors followed their caption after 900 steps and far ones
 did not (as `text_warm_up` tells of shorter captions).
+
+The shipped files learned panning paths for 2,000 steps and went on (`--go-on`) with both kinds.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -93,7 +96,10 @@ class SparseTrainingConfig:
     """Everything that the result depends on."""
 
     seed: int = 0
+    begin: Literal["demo", "shipped"] = "demo"  # the models it goes on from
     num_paths: int = 700
+    num_swaying: int = 300
+    swaying_share: float = 0.4
     text_steps: int = 400  # of teach_paths
     camera_steps: int = 600  # of teach_cameras
     camera_weight: float = 0.1  # of naming the camera, beside the velocity
@@ -137,7 +143,7 @@ def draw_batch(data: PathData, config: SparseTrainingConfig, step: int) -> Batch
     names, shares = zip(*config.shares, strict=True)
     name = str(generator.choice(names, p=np.asarray(shares) / sum(shares)))
     task = tasks()[name]
-    chosen = generator.choice(len(data.paths), size=config.batch)
+    chosen = data.draw(generator, config.batch, config.swaying_share)
     length = task.layout.latent_frames
     tokenizer = DemoTokenizer(build_vocabulary())
     ids, cameras = [], []
@@ -236,13 +242,15 @@ def teach_cameras(
 
 
 def begin_models(config: SparseTrainingConfig) -> nn.ModuleDict:
-    """The demo video model without its concat channels, and its text encoder, to go on from."""
+    """The demo video model without its concat channels, and its text encoder, to go on from, or
+    the shipped planner and its own."""
+    shipped = config.begin == "shipped"
     models = build_models(config.seed, config.sizes)
-    state = load_file(VIDEO_FILE)
+    state = load_file(SPARSE_VIDEO_FILE if shipped else VIDEO_FILE)
     name = "patch_embedding.weight"
     state[name] = state[name][:, : config.sizes.in_dim]
     models["video"].load_state_dict(state)
-    models["text"].load_state_dict(load_file(TEXT_FILE))
+    models["text"].load_state_dict(load_file(SPARSE_TEXT_FILE if shipped else TEXT_FILE))
     models["camera"] = CameraHead(config.sizes.dim)
     return models
 
@@ -260,7 +268,7 @@ def train_sparse(
     torch.set_num_threads(config.threads)
     models = begin_models(config)
     path = folder / "checkpoint.safetensors"
-    if not path.exists():
+    if config.begin == "demo" and not path.exists():
         teach_paths(models["text"], config.text_steps, config.seed)
         teach_cameras(models, data, config)
     average = MovingAverage(models, config.average_decay)
@@ -311,17 +319,27 @@ def main(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="dev.py train sparse", description=__doc__)
     parser.add_argument("--ship", action="store_true", help="write into weights/")
+    parser.add_argument("--go-on", action="store_true", help="begin with the shipped planner")
     parser.add_argument("--paths", type=int, default=SparseTrainingConfig.num_paths)
+    parser.add_argument("--swaying", type=int, default=SparseTrainingConfig.num_swaying)
     parser.add_argument("--steps", type=int, default=SparseTrainingConfig.steps)
     parser.add_argument("--batch", type=int, default=SparseTrainingConfig.batch)
     parser.add_argument("--seed", type=int, default=SparseTrainingConfig.seed)
     options = parser.parse_args(arguments)
     config = SparseTrainingConfig(
-        seed=options.seed, num_paths=options.paths, steps=options.steps, batch=options.batch
+        seed=options.seed,
+        begin="shipped" if options.go_on else "demo",
+        num_paths=options.paths,
+        num_swaying=options.swaying,
+        steps=options.steps,
+        batch=options.batch,
     )
     torch.set_num_threads(config.threads)
-    folder = BUILD / "sparse"
-    data = PathData(list(ensure_paths(load_vae(VAE_FILE), folder, config.num_paths)))
+    folder, vae = BUILD / "sparse", load_vae(VAE_FILE)
+    data = PathData(
+        list(ensure_paths(vae, folder, config.num_paths)),
+        list(ensure_paths(vae, folder, config.num_swaying, "swaying")),
+    )
     average = train_sparse(data, folder, config)
     if options.ship:
         export(average, config, SPARSE_VIDEO_FILE, SPARSE_TEXT_FILE)

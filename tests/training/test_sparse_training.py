@@ -41,6 +41,38 @@ def test_paths_move_as_a_long_take_does() -> None:
         assert all(abs(signed_turn(a, b)) <= 1 for a, b in zip(poses, poses[1:], strict=False))
 
 
+def test_swaying_paths_stay_near_their_start() -> None:
+    from throughline.training.sparse_data import MOST_SWAY, draw_path
+
+    reached = set()
+    for index in range(40):
+        path = draw_path(index, kind="swaying")
+        away = [signed_turn(path.stations[0], pose) for pose in path.stations]
+        assert len(path.stations) == 5 and path.take.poses[1::4] == path.stations
+        assert min(away) >= 0 or max(away) <= 0  # to one side only
+        reached |= set(away)
+    assert reached == set(range(-MOST_SWAY, MOST_SWAY + 1))
+    assert draw_path(3, kind="swaying").take.place != draw_path(3).take.place
+
+
+def test_a_share_of_a_batch_sways(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from throughline.training.sparse_data import PathData
+
+    files = {}
+    for kind, count in (("panning", 5), ("swaying", 3)):
+        files[kind] = [tmp_path / f"{kind}.safetensors"]
+        save_file({"latents": torch.zeros(count, 16, 18, 8, 8)}, files[kind][0])
+    both = PathData(files["panning"], files["swaying"])
+    assert len(both.paths) == 8 and both.latents.shape[0] == 8
+    drawn = both.draw(np.random.default_rng(0), 4000, 0.4)
+    assert set(drawn.tolist()) == set(range(8))
+    assert 0.36 < (drawn >= both.panning).mean() < 0.44
+    alone = PathData(files["panning"]).draw(np.random.default_rng(0), 100, 0.4)
+    assert set(alone.tolist()) == set(range(5))
+
+
 def test_held_out_paths_are_refused() -> None:
     from throughline.training.sparse_data import draw_path
 
