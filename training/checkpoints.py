@@ -5,17 +5,25 @@ Written beside the target and renamed, so that a killed training leaves the last
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq", "step")
-"""`step` counts a parameter's own updates: fewer than all where not every step uses it."""
+OPTIMISER_SLOTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+"""`step` counts a parameter's own updates: fewer than all where not every step uses it. AdamW
+remembers the first three, Muon the last."""
+
+
+class Optimiser(Protocol):
+    """What a checkpoint needs of an optimiser: what it remembers of each parameter."""
+
+    @property
+    def state(self) -> MutableMapping[Tensor, Any]: ...
 
 
 def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -53,7 +61,7 @@ def save_checkpoint(
     path: Path,
     module: nn.Module,
     average: MovingAverage,
-    optimiser: torch.optim.AdamW,
+    optimiser: Optimiser,
     step: int,
     config: Any,
 ) -> None:
@@ -71,7 +79,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, average: MovingAverage, optimiser: torch.optim.AdamW | None
+    path: Path, module: nn.Module, average: MovingAverage, optimiser: Optimiser | None
 ) -> int:
     """Load a checkpoint in place and return the number of finished steps."""
     with safe_open(path, "pt") as file, torch.no_grad():
@@ -80,14 +88,14 @@ def load_checkpoint(
         for name, parameter in trained_parameters(module):
             parameter.copy_(file.get_tensor(f"weights.{name}"))
             average.values[name].copy_(file.get_tensor(f"average.{name}"))
-            if optimiser is not None and f"exp_avg.{name}" in names:
-                slots = {
-                    slot: file.get_tensor(f"{slot}.{name}")
-                    for slot in OPTIMISER_SLOTS
-                    if f"{slot}.{name}" in names
-                }
+            slots = {
+                slot: file.get_tensor(f"{slot}.{name}")
+                for slot in OPTIMISER_SLOTS
+                if f"{slot}.{name}" in names
+            }
+            if optimiser is not None and slots:
                 state = {"step": torch.tensor(float(step)), **slots}
-                for slot in ("exp_avg", "exp_avg_sq"):
+                for slot in slots.keys() - {"step"}:
                     state[slot] = state[slot].to(parameter.device)
                 optimiser.state[parameter] = state
     return step

@@ -34,7 +34,8 @@ from ..planning.rollout_choice import COARSE_TO_FINE, FRAME_PACK, FULL_RESOLUTIO
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
 from .hierarchy_data import ensure_tables
 from .hierarchy_ring import CONDITION, FULL_WINDOW, WINDOWS, Method, RingSteps, methods
-from .hierarchy_training import FOLDER, HEAD_FILE, HeadTrainingConfig
+from .hierarchy_training import CONFIGS, FOLDER, RING_HEAD_FILE
+from .matrix_optimiser import MatrixOptimiser
 
 PLANNERS = WEIGHTS / "hierarchy_planners"
 CONDITION_LOUDNESS = 0.6  # of each of the three one-hot parts that are added to a token
@@ -58,17 +59,20 @@ class PlannerTrainingConfig:
     `truncation` are the shares of samples without any history and with a part of it: without them
     a planner cannot begin a film (design, 7.3). `blind` is the share of samples that see noise in
     place of the context and no condition, for guidance; `context_noise` the share whose context has
-    a little noise, up to `most_noise`, against drift.
+    a little noise, up to `most_noise`, against drift. `noise_shift` above 1 draws high noise levels
+    more often, where a planner has to recall and not to clean.
     """
 
     seed: int = 0
-    steps: int = 5200
+    steps: int = 14_000
     batch: int = 32
     truncation: tuple[float, float] = (0.05, 0.15)
     blind: float = 0.1
     context_noise: float = 0.3
     most_noise: float = 0.1
+    noise_shift: float = 3.0
     peak_learning_rate: float = 1.5e-3
+    matrix_rate: float = 1.0
     warm_up: int = 200
     decay_from: float = 0.7
     weight_decay: float = 0.01
@@ -86,7 +90,8 @@ def planner_loss(
 ) -> Tensor:
     """Squared error of the velocity of the targets, which share one noise level per sample."""
     batch = len(targets[0].codes)
-    noise = torch.rand(batch, generator=generator)
+    uniform = torch.rand(batch, generator=generator)
+    noise = config.noise_shift * uniform / (1 + (config.noise_shift - 1) * uniform)
     draw, little, blind = torch.rand(3, batch, generator=generator)
     clean = torch.where(draw < config.context_noise, little * config.most_noise, 0.0)
     told = blind >= config.blind
@@ -127,23 +132,21 @@ def train_planner(
     """Train or resume in `folder`; a step's data and noise follow from its number."""
     torch.set_num_threads(config.threads)
     average = MovingAverage(planner, config.average_decay)
-    optimiser = torch.optim.AdamW(
-        planner.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    optimiser = MatrixOptimiser(planner, planner.blocks, config.matrix_rate, config.weight_decay)
     path = folder / "checkpoint.safetensors"
     start = load_checkpoint(path, planner, average, optimiser) if path.exists() else 0
     saved, losses = time.monotonic(), dict[int, list[float]]()
     for step in range(start, config.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(
-                step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
-            )
+        rate = learning_rate(
+            step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
+        )
+        optimiser.set_rate(rate)
         targets, context = draw(np.random.default_rng([config.seed, step]), step, config.batch)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         # bfloat16 products, weights and residual stream stay float32: 0.20 s -> 0.11 s a step
         with torch.autocast("cpu", torch.bfloat16):
             loss = planner_loss(planner, targets, context, centres, config, generator)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(planner.parameters(), 1.0)
         optimiser.step()
@@ -202,7 +205,7 @@ def export_planner(
 
 def load_method(name: str) -> tuple[Method, HierarchyPlanner]:
     """A method of the ring world with its shipped planner."""
-    known = methods(read_head_file(HEAD_FILE)[0])
+    known = methods(read_head_file(RING_HEAD_FILE)[0])
     return known[name], read_planner_file(PLANNERS / planner_file(name))[0]
 
 
@@ -214,7 +217,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="dev.py train hierarchy-planner", description=__doc__)
     parser.add_argument("methods", nargs="*", help=f"of {', '.join(ROLLOUTS)}; default learned")
     parser.add_argument("--ship", action="store_true", help="write into weights/")
-    parser.add_argument("--places", type=int, default=HeadTrainingConfig.places)
+    parser.add_argument("--places", type=int, default=CONFIGS["ring"].places)
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--seed", type=int, default=defaults.seed)
@@ -223,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(config.threads)
     tables = ensure_tables(load_vae(VAE_FILE), FOLDER, options.places)
     latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
-    known = methods(read_head_file(HEAD_FILE)[0])
+    known = methods(read_head_file(RING_HEAD_FILE)[0])
     for name in options.methods or ["learned"]:
         if name not in known:
             parser.error(f"a method must be one of {', '.join(known)}, got {name}")

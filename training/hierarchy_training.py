@@ -1,7 +1,9 @@
-"""Train the head of the hierarchy over the demo VAE's latents: every level a whole code of a frame.
+"""Train heads of the hierarchy over the demo VAE's latents: every level a whole code of a frame.
 
-Half of the latent frames come from ring places (hierarchy_data), half from the stories of `train
-memory`, where people stand before the walls and each shot begins with a single picture.
+Two are shipped. `film` learns from ring places (hierarchy_data) and, half of the time, from the
+stories of `train memory`, where people stand before the walls and each shot begins with a single
+picture; its codes are as small as the paper's. `ring` learns from ring places alone, with codes as
+wide as the planners that read them, so that what comes back looks as it did.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +31,14 @@ from ..memory.hierarchy_heads import (
 )
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
 from .hierarchy_data import encode_table, ensure_tables, ring_place, story_files
+from .matrix_optimiser import MatrixOptimiser
 from .vae_training import BUILD
 from .world import Split
 
 FOLDER = BUILD / "hierarchy"
-HEAD_FILE = WEIGHTS / "hierarchy_heads" / "throughline_demo_hierarchy.safetensors"
+HEADS = WEIGHTS / "hierarchy_heads"
+HEAD_FILE = HEADS / "throughline_demo_hierarchy.safetensors"
+RING_HEAD_FILE = HEADS / "throughline_demo_ring_hierarchy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,20 @@ class HeadTrainingConfig:
     batch: int = 64  # latent frames
     story_share: float = 0.5
     peak_learning_rate: float = 1.5e-3
+    matrix_rate: float = 1.0
     warm_up: int = 100
     decay_from: float = 0.4
     weight_decay: float = 0.01
     average_decay: float = 0.998
     threads: int = 1
     head: HeadConfig = field(default_factory=HeadConfig)
+
+
+CONFIGS = {
+    "film": HeadTrainingConfig(),
+    "ring": HeadTrainingConfig(stories=0, steps=4000, story_share=0.0, head=HeadConfig(code=128)),
+}
+FILES = {"film": HEAD_FILE, "ring": RING_HEAD_FILE}
 
 
 @dataclass(frozen=True)
@@ -66,9 +79,11 @@ class LatentFrames:
 
     @classmethod
     def read(cls, tables: Sequence[Path], stories: Sequence[Path]) -> LatentFrames:
-        """Read shards of tables and encoded stories."""
+        """Read shards of tables and encoded stories, of which there may be none."""
         rings = torch.cat([load_file(path)["latents"].flatten(0, 2) for path in tables])
         shots = [load_file(path)["latents"] for path in stories]
+        if not shots:
+            return cls(rings, rings[:0], torch.zeros(0, dtype=torch.bool))
         frames = torch.cat([shot.transpose(1, 2).flatten(0, 1) for shot in shots])
         single = torch.cat([single_pictures(*shot.shape[:3:2]) for shot in shots])
         return cls(rings, frames, single)
@@ -78,7 +93,7 @@ class LatentFrames:
         generator = np.random.default_rng([config.seed, step])
         of_stories = int(config.batch * config.story_share)
         rings = generator.integers(len(self.rings), size=config.batch - of_stories)
-        stories = generator.integers(len(self.stories), size=of_stories)
+        stories = generator.integers(max(1, len(self.stories)), size=of_stories)
         frames = torch.cat([self.rings[rings], self.stories[stories]]).float()
         marks = torch.cat([torch.zeros(len(rings), dtype=torch.bool), self.single[stories]])
         return frames, marks
@@ -97,22 +112,23 @@ def train_head(
     torch.manual_seed(config.seed)
     head = build_head(config.head)
     average = MovingAverage(head, config.average_decay)
-    optimiser = torch.optim.AdamW(
-        head.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay
+    blocks = nn.ModuleList(
+        module for module in head.children() if isinstance(module, nn.ModuleList)
     )
-    path = folder / "head_checkpoint.safetensors"
+    optimiser = MatrixOptimiser(head, blocks, config.matrix_rate, config.weight_decay)
+    path = folder / "checkpoint.safetensors"
     start = load_checkpoint(path, head, average, optimiser) if path.exists() else 0
     saved, losses = time.monotonic(), []
     for step in range(start, config.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(
-                step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
-            )
+        rate = learning_rate(
+            step, config.steps, config.peak_learning_rate, config.warm_up, config.decay_from
+        )
+        optimiser.set_rate(rate)
         frames, marks = data.draw(config, step)
         level = 1 + step % (config.head.levels - 1)
         with torch.autocast("cpu", torch.bfloat16):
             loss = head_loss(head, frames, marks, level)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimiser.step()
@@ -149,31 +165,30 @@ def held_out_quality(head: HierarchyHead, vae: nn.Module, places: int = 8) -> li
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Encode what is missing, train the head; `--ship` replaces the shipped file."""
+    """Encode what is missing, train a head; `--ship` replaces the shipped file."""
     from .vae_export import load_vae
 
-    defaults = HeadTrainingConfig()
     parser = argparse.ArgumentParser(prog="dev.py train hierarchy", description=__doc__)
+    parser.add_argument("head", nargs="?", choices=tuple(CONFIGS), default="film")
     parser.add_argument("--ship", action="store_true", help="write into weights/")
-    parser.add_argument("--places", type=int, default=defaults.places)
-    parser.add_argument("--stories", type=int, default=defaults.stories)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--kind", choices=("tokens", "convolution"), default=defaults.head.kind)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--places", type=int)
+    parser.add_argument("--stories", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--kind", choices=("tokens", "convolution"))
+    parser.add_argument("--seed", type=int)
     options = parser.parse_args(arguments)
-    config = HeadTrainingConfig(
-        seed=options.seed,
-        places=options.places,
-        stories=options.stories,
-        steps=options.steps,
-        head=HeadConfig(kind=options.kind),
-    )
+    config = CONFIGS[options.head]
+    names = ("places", "stories", "steps", "seed")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    head_config = replace(config.head, kind=options.kind or config.head.kind)
+    config = replace(config, **given, head=head_config)
     torch.set_num_threads(config.threads)
     vae = load_vae(VAE_FILE)
     tables = ensure_tables(vae, FOLDER, config.places)
     data = LatentFrames.read(tables, story_files(config.stories))
-    head, average = train_head(data, FOLDER, config)
-    path = HEAD_FILE if options.ship else FOLDER / HEAD_FILE.name
+    path = FILES[options.head]
+    head, average = train_head(data, FOLDER / f"{options.head}_head", config)
+    path = path if options.ship else FOLDER / path.name
     export_head(head, average, path)
     pooled = PooledHead(config.head.channels, config.head.levels)
     for name, each in (("learned", read_head_file(path)[0]), ("pooled", pooled)):

@@ -202,6 +202,58 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
 
 
 @pytest.mark.host
+def test_a_checkpoint_holds_what_both_optimisers_remember(
+    ring: ModuleType, latents: Tensor, tmp_path: Path
+) -> None:
+    from safetensors import safe_open
+
+    from throughline.training.hierarchy_planner_training import (
+        PlannerTrainingConfig,
+        ring_planner,
+        train_planner,
+    )
+
+    method = ring.methods(PooledHead(16, LEVELS))["pooled"]
+    data = ring.RingSteps(method, latents, (0.1, 0.2))
+    planner = ring_planner(method, data, 0)
+    config = PlannerTrainingConfig(steps=3, batch=2)
+    train_planner(planner, data.draw, data.centres, tmp_path, config)
+    with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
+        names = set(file.keys())
+    matrix, vector = "blocks.0.qkv.weight", "blocks.0.qkv.bias"
+    assert f"momentum_buffer.{matrix}" in names and f"exp_avg.{matrix}" not in names
+    assert f"exp_avg.{vector}" in names and f"momentum_buffer.{vector}" not in names
+    assert "exp_avg.modulation.weight" in names  # a matrix, but of no block
+
+
+@pytest.mark.host
+def test_high_noise_is_drawn_more_often_where_noise_is_shifted(
+    ring: ModuleType, latents: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from throughline.training import hierarchy_planner_training as training
+
+    method = ring.methods(PooledHead(16, LEVELS))["pooled"]
+    data = ring.RingSteps(method, latents, (0.0, 0.0))
+    planner, drawn = training.ring_planner(method, data, 0), []
+    seen = training.signal_and_noise
+    monkeypatch.setattr(training, "signal_and_noise", lambda t: (drawn.append(t), seen(t))[1])
+    means = {}
+    for shift in (1.0, 3.0):
+        drawn.clear()
+        training.planner_loss(
+            planner,
+            *data.draw(np.random.default_rng(0), 0, 256),
+            data.centres,
+            training.PlannerTrainingConfig(noise_shift=shift),
+            torch.Generator().manual_seed(0),
+        )
+        means[shift] = drawn[0].mean().item()
+    assert means[1.0] == pytest.approx(0.5, abs=0.05)
+    # the mean of 3 u / (1 + 2 u) over u in 0..1 is 3/2 - 3/4 ln 3
+    assert means[3.0] == pytest.approx(1.5 - 0.75 * np.log(3.0), abs=0.05)
+
+
+@pytest.mark.host
 def test_the_head_trains_and_resumes(comfy: ModuleType, tmp_path: Path) -> None:
     from throughline.training.hierarchy_training import (
         HeadTrainingConfig,
