@@ -92,6 +92,25 @@ class TinyModels:
         )
 
 
+class NoteCalls:
+    """A model that notes its sampler calls, otherwise the same."""
+
+    CATEGORY = "Throughline tests"
+    FUNCTION = "note"
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"model": ("MODEL",)}}
+
+    def note(self, model: Any) -> tuple[Any]:
+        from comfy.patcher_extension import WrappersMP
+
+        noted = model.clone()
+        noted.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "note_call", note_call)
+        return (noted,)
+
+
 class TinyLatent:
     """An empty latent 1 16 3 4 4."""
 
@@ -131,6 +150,7 @@ class TinyPictures:
 
 
 NODE_CLASS_MAPPINGS = {
+    "ThroughlineTestNoteCalls": NoteCalls,
     "ThroughlineTestTinyPictures": TinyPictures,
     "ThroughlineTestTinyModels": TinyModels,
     "ThroughlineTestTinyLatent": TinyLatent,
