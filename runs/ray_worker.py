@@ -12,6 +12,14 @@ from typing import Any
 def worker_class() -> type:
     """The class of Ray's actors. Made in here, so that Ray sends it by value."""
 
+    def show_error() -> None:
+        """Print it to the worker's log, which may lie on a disk that is full."""
+        import traceback
+        from contextlib import suppress
+
+        with suppress(OSError):
+            traceback.print_exc()
+
     class Worker:
         """`start` once, then `work` after `work`; `told` beside it gives what the work tells, None
         behind the last of each."""
@@ -24,7 +32,6 @@ def worker_class() -> type:
 
         def start(self, boot: Any, brief: Any) -> dict[str, Any]:
             import socket
-            import traceback
 
             answer: dict[str, Any] = {"host": socket.gethostname()}
             try:
@@ -32,20 +39,19 @@ def worker_class() -> type:
                     self._maker = boot()
                 answer["facts"] = self._maker.prepare(brief)
             except BaseException as error:  # SystemExit of a command line is a refusal, too
-                traceback.print_exc()
+                show_error()
                 answer["error"] = f"it did not start: {type(error).__name__}: {error}"
             return answer
 
         def work(self, order: Any) -> dict[str, Any]:
             import errno
-            import traceback
 
-            full = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+            full = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
             answer: dict[str, Any] = {}
             try:
                 answer["made"] = self._maker.work(order, self._queue.put)
             except BaseException as error:  # the host's interruption is no Exception
-                traceback.print_exc()
+                show_error()
                 said = str(error) or type(error).__name__
                 lost = isinstance(error, OSError) and error.errno in full
                 lost = lost or isinstance(error, MemoryError) or "OutOfMemory" in str(type(error))

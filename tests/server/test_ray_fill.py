@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-SEGMENTS = 12
+SEGMENTS, FILL_SEED = 12, 200
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "weights" / "diffusion_models" / "throughline_demo_video.safetensors"
 FILM, OTHER = "film.safetensors", "other.safetensors"
@@ -52,9 +53,9 @@ def graph(run_name: str, executor: dict[str, Any] | None, model: str = FILM, ste
     }
     fill = {
         "plan": ["p", 0],
-        "model": ["o", 0],
+        "model": ["n", 0],
         "filler": "continue to the anchors",
-        "seed": 200,
+        "seed": FILL_SEED,
         "steps": steps,
         "run_name": run_name,
     }
@@ -62,6 +63,7 @@ def graph(run_name: str, executor: dict[str, Any] | None, model: str = FILM, ste
         "d": {"class_type": "ThroughlineLoadDemoModels", "inputs": {}},
         "u": _loader(FILM),
         "o": _loader(model),
+        "n": {"class_type": "ThroughlineTestNoteCalls", "inputs": {"model": ["o", 0]}},
         "p": {"class_type": "ThroughlineMacroPlan", "inputs": {**sampler, **plan}},
         "f": {"class_type": "ThroughlinePopulateSegments", "inputs": {**sampler, **fill}},
     }
@@ -95,8 +97,8 @@ def put_models(base: Path, other: float) -> None:
 class Studio:
     """A server, the cluster that it may fill on, and the film that it fills alone."""
 
-    def __init__(self, server: Any, cluster: Any) -> None:
-        self.server, self.cluster = server, cluster
+    def __init__(self, server: Any, cluster: Any, calls_file: Path) -> None:
+        self.server, self.cluster, self._calls_file = server, cluster, calls_file
 
     def on_ray(self, **changes: Any) -> dict[str, Any]:
         named = {"run_on": "Ray cluster", "address": self.cluster.client_address, **changes}
@@ -112,6 +114,24 @@ class Studio:
         """The segments on disk with the time of their last change."""
         folder = self.server.base / "output" / "throughline" / run_name / "segments"
         return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+
+    def calls(self) -> list[int]:
+        """Segments that a sampler call began for since the last time, 0-based, wherever it ran."""
+        text = self._calls_file.read_text() if self._calls_file.exists() else ""
+        self._calls_file.unlink(missing_ok=True)
+        return [int(line) - FILL_SEED for line in text.split()]
+
+    def check_sampled(self, finished: dict[str, int], in_flight: int) -> None:
+        """Every segment once, but for so many that were not `finished` when something died."""
+        calls = Counter(self.calls())
+        assert set(calls) == set(range(SEGMENTS))
+        assert calls.total() <= SEGMENTS + in_flight
+        again = {segment for segment, count in calls.items() if count > 1}
+        assert not again & {int(name[:4]) - 1 for name in finished}
+
+    def check_kept(self, run_name: str, finished: dict[str, int]) -> None:
+        after = self.files(run_name)
+        assert {name: after[name] for name in finished} == finished, "a segment was made again"
 
     def latents(self, run_name: str) -> list[torch.Tensor]:
         from throughline.runs.run import open_run
@@ -145,15 +165,20 @@ def studio(
     from development.cluster import Cluster
     from development.environment import Host
     from development.server import environ_with_threads
+    from development.tiny_nodes import CALLS, write_pack
 
     here, there = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("there")
     put_models(here, 0.0)
     put_models(there, 0.5)
-    server = new_server(base=here)
+    write_pack(here)
+    write_pack(there)
+    noting = {CALLS: str(here / "calls.txt")}
+    server = new_server(base=here, environ=noting)
     host = Host(Path(_comfyui()), Path(sys.executable))
-    with Cluster(host, 4, there, environ=environ_with_threads(1)) as cluster:
+    environ = {**environ_with_threads(1), **noting}
+    with Cluster(host, 4, there, environ=environ) as cluster:
         server.start()
-        made = Studio(server, cluster)
+        made = Studio(server, cluster, here / "calls.txt")
         assert made.fill("alone", None)["status_str"] == "success"
         yield made
 
@@ -207,17 +232,50 @@ def test_an_address_that_does_not_answer_is_named(studio: Studio) -> None:
 
 def test_a_killed_worker_costs_what_it_had_in_hand(studio: Studio) -> None:
     killed: list[int] = []
+    finished: dict[str, int] = {}
 
     def kill(kind: str, data: Any) -> None:
         first = kind == "throughline.segment" and data["run"] == "killed" and data["step"] == 1
-        if first and not killed:
+        if first and not killed and len(studio.files("killed")) >= 2:
             process = studio.workers()[0]
             process.kill()
             killed.append(process.pid)
+            finished.update(studio.files("killed"))
 
+    studio.calls()
     status = studio.fill("killed", studio.on_ray(), on_event=kill)
     assert status["status_str"] == "success" and killed
+    studio.check_kept("killed", finished)
+    studio.check_sampled(finished, in_flight=1)
     studio.check_equal("killed")
+
+
+def test_a_worker_whose_disk_is_full_says_so_and_nothing_is_lost(studio: Studio) -> None:
+    """Neither its log nor what a node notes finds room. With no other worker the film breaks off;
+    with room there it is completed."""
+    import psutil
+
+    limited: list[int] = []
+
+    def fill_disk(kind: str, data: Any) -> None:
+        mine = kind == "throughline.segment" and data["run"] == "full"
+        if mine and data["status"] == "done" and not limited:
+            for process in studio.workers():
+                _, most = process.rlimit(psutil.RLIMIT_FSIZE)
+                process.rlimit(psutil.RLIMIT_FSIZE, (0, most))
+                limited.append(process.pid)
+
+    studio.calls()
+    status = studio.fill("full", studio.on_ray(devices=1), on_event=fill_disk)
+    assert limited and status["status_str"] == "error"
+    message = status["messages"][-1][1]["exception_message"]
+    assert "no worker is left: worker 1" in message and "File too large" in message
+    finished = studio.files("full")
+    assert 1 <= len(finished) < SEGMENTS
+    assert studio.fill("full", studio.on_ray(devices=1))["status_str"] == "success"
+    studio.check_kept("full", finished)
+    studio.check_sampled(finished, in_flight=1)
+    studio.check_equal("full")
 
 
 def test_interruption_ends_the_workers_and_keeps_what_is_finished(studio: Studio) -> None:
@@ -236,6 +294,7 @@ def test_interruption_ends_the_workers_and_keeps_what_is_finished(studio: Studio
 
 
 def test_a_killed_driver_loses_nothing_that_was_written(studio: Studio) -> None:
+    studio.calls()
     studio.server.queue(graph("driver", studio.on_ray()), "test")
     deadline = time.monotonic() + 400
     while len(studio.files("driver")) < 2:
@@ -248,4 +307,5 @@ def test_a_killed_driver_loses_nothing_that_was_written(studio: Studio) -> None:
     assert studio.fill("driver", alone)["status_str"] == "success"
     after = studio.files("driver")
     assert {name: after[name] for name in before} == before, "a finished segment was made again"
+    studio.check_sampled(before, in_flight=2)  # one with each worker
     studio.check_equal("driver")
