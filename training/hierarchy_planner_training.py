@@ -64,10 +64,10 @@ class PlannerTrainingConfig:
     """
 
     seed: int = 0
-    steps: int = 14_000
+    steps: int = 12_000
     batch: int = 32
-    truncation: tuple[float, float] = (0.05, 0.15)
-    blind: float = 0.1
+    truncation: tuple[float, float] = (0.03, 0.07)
+    blind: float = 0.05
     context_noise: float = 0.3
     most_noise: float = 0.1
     noise_shift: float = 3.0

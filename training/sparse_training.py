@@ -98,8 +98,8 @@ class SparseTrainingConfig:
     seed: int = 0
     begin: Literal["demo", "shipped"] = "demo"  # the models it goes on from
     num_paths: int = 700
-    num_swaying: int = 300
-    swaying_share: float = 0.4
+    num_swaying: int = 900
+    swaying_share: float = 0.55
     text_steps: int = 400  # of teach_paths
     camera_steps: int = 600  # of teach_cameras
     camera_weight: float = 0.1  # of naming the camera, beside the velocity
