@@ -34,7 +34,7 @@ from ..planning.rollout_choice import COARSE_TO_FINE, FRAME_PACK, FULL_RESOLUTIO
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
 from .hierarchy_data import ensure_tables
 from .hierarchy_ring import CONDITION, FULL_WINDOW, WINDOWS, Method, RingSteps, methods
-from .hierarchy_training import CONFIGS, FOLDER, RING_HEAD_FILE
+from .hierarchy_training import CONFIGS, FOLDER, HEADS, RING_HEAD_FILE
 from .matrix_optimiser import MatrixOptimiser
 
 PLANNERS = WEIGHTS / "hierarchy_planners"
@@ -64,10 +64,10 @@ class PlannerTrainingConfig:
     """
 
     seed: int = 0
-    steps: int = 12_000
+    steps: int = 14_000
     batch: int = 32
-    truncation: tuple[float, float] = (0.03, 0.07)
-    blind: float = 0.05
+    truncation: tuple[float, float] = (0.05, 0.15)
+    blind: float = 0.1
     context_noise: float = 0.3
     most_noise: float = 0.1
     noise_shift: float = 3.0
@@ -204,9 +204,12 @@ def export_planner(
 
 
 def load_method(name: str) -> tuple[Method, HierarchyPlanner]:
-    """A method of the ring world with its shipped planner."""
-    known = methods(read_head_file(RING_HEAD_FILE)[0])
-    return known[name], read_planner_file(PLANNERS / planner_file(name))[0]
+    """A method of the ring world with its shipped planner, over the codes that it learned."""
+    planner = read_planner_file(PLANNERS / planner_file(name))[0]
+    _, card = read_planner_file(PLANNERS / planner_file("learned"))
+    heads = (read_head_file(path)[0] for path in sorted(HEADS.glob("*.safetensors")))
+    learned = next(head for head in heads if head.name == card.head)
+    return methods(learned)[name], planner
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -226,6 +229,10 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(config.threads)
     tables = ensure_tables(load_vae(VAE_FILE), FOLDER, options.places)
     latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
+    if not RING_HEAD_FILE.exists():
+        parser.error(
+            f"{RING_HEAD_FILE.name} must be there, got none: dev.py train hierarchy ring --ship"
+        )
     known = methods(read_head_file(RING_HEAD_FILE)[0])
     for name in options.methods or ["learned"]:
         if name not in known:

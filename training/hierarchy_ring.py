@@ -28,7 +28,7 @@ LEVELS, CHANNELS, LATENT_SIZE = 3, 16, 8
 WINDOWS = Windows((1, 4, 16))
 FULL_WINDOW = 4  # as many tokens per step as the others (design, 8.2)
 CONDITION = NUM_POSES + len(MOVES) + len(PLACE_WORDS)
-TURN_SHARE = 0.8  # of the camera paths of a training
+TURN_SHARE = 0.5  # of the camera paths of a training
 PANEL_POSES = 2  # poses that look alike but for a whole panel: numbers may be shifted by them
 
 
@@ -77,7 +77,7 @@ def random_moves(generator: np.random.Generator, frames: int) -> NDArray[np.int6
 
 
 def training_moves(generator: np.random.Generator, frames: int) -> NDArray[np.int64]:
-    """Random moves, most of them after a whole turn of the camera, in which everything is seen.
+    """Random moves, half of them after a whole turn of the camera, in which everything is seen.
 
     Without turns too little of what comes was ever seen, and finding it again is learned late.
     """
@@ -131,14 +131,12 @@ def _frames(spans: Sequence[tuple[int, int, int]]) -> NDArray[np.int64]:
 
 
 class RingSteps:
-    """Draws batches of steps: the finest level, which most steps of a rollout make, before, between
-    and after the coarser ones; the steps of a level are equally likely."""
+    """Draws batches of steps; the levels take turns, the steps of a level are equally likely."""
 
     def __init__(self, method: Method, latents: Tensor, truncation: tuple[float, float]) -> None:
         self.tables = code_tables(method.head, latents)
         self.rollout = method.rollout
-        finest, *coarser = step_frames(method.rollout)
-        self.turns = [each for coarse in coarser for each in (finest, coarse)] + [finest]
+        self.by_level = step_frames(method.rollout)
         self.centres = [method.grid.centres(level) for level in range(method.head.levels)]
         self.words = [ring_place(seed, Split.TRAINING).word for seed in range(len(latents))]
         self.truncation = truncation
@@ -152,7 +150,7 @@ class RingSteps:
         self, generator: np.random.Generator, step: int, batch: int
     ) -> tuple[list[TokenSpan], list[TokenSpan]]:
         """Targets and context of a batch, clean and not yet scaled."""
-        frames = self.turns[step % len(self.turns)]
+        frames = self.by_level[step % len(self.by_level)]
         length = self.rollout.history + self.rollout.chunk
         places = generator.integers(len(self.words), size=batch)
         moves = np.stack([training_moves(generator, length) for _ in range(batch)])

@@ -86,7 +86,7 @@ def test_a_batch_is_steps_of_the_rollout(ring: ModuleType, latents: Tensor, name
         for step in method.rollout.steps(history)
     ]
     made = {level: 0 for level in method.rollout.levels}
-    for number in range(10):
+    for number in range(6):
         (target,), context = data.draw(np.random.default_rng(number), number, 5)
         made[target.level] += 1
         tokens = sum(span.codes.shape[1] * span.codes.shape[2] for span in (target, *context))
@@ -104,7 +104,7 @@ def test_a_batch_is_steps_of_the_rollout(ring: ModuleType, latents: Tensor, name
             ]
             assert starts
     if name == "pooled":
-        assert made == {0: 6, 1: 2, 2: 2}
+        assert set(made.values()) == {2}
 
 
 @pytest.mark.host
