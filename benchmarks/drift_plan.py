@@ -42,7 +42,7 @@ from torch import Tensor
 
 from .drift import HANDED_FRAMES, LATENT_FRAMES, TAIL, Bench
 
-SEEDS = range(2_000_000, 2_000_008)
+SEEDS = range(3_000_000, 3_000_008)
 SEGMENTS = 24
 SHOWN = (1, 2, 4, 8, 16, 24)
 PICTURED = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24)
