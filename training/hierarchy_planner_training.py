@@ -72,7 +72,6 @@ class PlannerTrainingConfig:
     most_noise: float = 0.1
     noise_shift: float = 3.0
     peak_learning_rate: float = 1.5e-3
-    matrix_rate: float = 1.0
     warm_up: int = 200
     decay_from: float = 0.7
     weight_decay: float = 0.01
@@ -132,7 +131,7 @@ def train_planner(
     """Train or resume in `folder`; a step's data and noise follow from its number."""
     torch.set_num_threads(config.threads)
     average = MovingAverage(planner, config.average_decay)
-    optimiser = MatrixOptimiser(planner, planner.blocks, config.matrix_rate, config.weight_decay)
+    optimiser = MatrixOptimiser(planner, planner.blocks, config.weight_decay)
     path = folder / "checkpoint.safetensors"
     start = load_checkpoint(path, planner, average, optimiser) if path.exists() else 0
     saved, losses = time.monotonic(), dict[int, list[float]]()
@@ -225,18 +224,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     options = parser.parse_args(arguments)
-    config = replace(defaults, steps=options.steps, batch=options.batch, seed=options.seed)
-    torch.set_num_threads(config.threads)
-    tables = ensure_tables(load_vae(VAE_FILE), FOLDER, options.places)
-    latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
     if not RING_HEAD_FILE.exists():
         parser.error(
             f"{RING_HEAD_FILE.name} must be there, got none: dev.py train hierarchy ring --ship"
         )
     known = methods(read_head_file(RING_HEAD_FILE)[0])
-    for name in options.methods or ["learned"]:
+    for name in options.methods:
         if name not in known:
             parser.error(f"a method must be one of {', '.join(known)}, got {name}")
+    config = replace(defaults, steps=options.steps, batch=options.batch, seed=options.seed)
+    torch.set_num_threads(config.threads)
+    tables = ensure_tables(load_vae(VAE_FILE), FOLDER, options.places)
+    latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
+    for name in options.methods or ["learned"]:
         data = RingSteps(known[name], latents, config.truncation)
         planner = ring_planner(known[name], data, config.seed)
         average = train_planner(planner, data.draw, data.centres, FOLDER / name, config)

@@ -1,9 +1,9 @@
 """Train heads of the hierarchy over the demo VAE's latents: every level a whole code of a frame.
 
-Two are shipped. `film` learns from ring places (hierarchy_data) and, half of the time, from the
-stories of `train memory`, where people stand before the walls and each shot begins with a single
-picture; its codes are as small as the paper's. `ring` learns from ring places alone, with codes as
-wide as the planners that read them, so that what comes back looks as it did.
+There are two. `film`, which is shipped, learns from ring places (hierarchy_data) and, half of the
+time, from the stories of `train memory`, where people stand before the walls and each shot begins
+with a single picture; its codes are as small as the paper's. `ring` learns from ring places alone,
+with codes as wide as the planners that read them, so that what comes back looks as it did.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class HeadTrainingConfig:
     batch: int = 64  # latent frames
     story_share: float = 0.5
     peak_learning_rate: float = 1.5e-3
-    matrix_rate: float = 1.0
     warm_up: int = 100
     decay_from: float = 0.4
     weight_decay: float = 0.01
@@ -115,7 +114,7 @@ def train_head(
     blocks = nn.ModuleList(
         module for module in head.children() if isinstance(module, nn.ModuleList)
     )
-    optimiser = MatrixOptimiser(head, blocks, config.matrix_rate, config.weight_decay)
+    optimiser = MatrixOptimiser(head, blocks, config.weight_decay)
     path = folder / "checkpoint.safetensors"
     start = load_checkpoint(path, head, average, optimiser) if path.exists() else 0
     saved, losses = time.monotonic(), []
