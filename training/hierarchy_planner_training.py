@@ -36,6 +36,7 @@ from .hierarchy_data import ensure_tables
 from .hierarchy_ring import CONDITION, FULL_WINDOW, WINDOWS, Method, RingSteps, methods
 from .hierarchy_training import CONFIGS, FOLDER, HEADS, RING_HEAD_FILE
 from .matrix_optimiser import MatrixOptimiser
+from .noise_levels import shifted
 
 PLANNERS = WEIGHTS / "hierarchy_planners"
 CONDITION_LOUDNESS = 0.6  # of each of the three one-hot parts that are added to a token
@@ -90,7 +91,7 @@ def planner_loss(
     """Squared error of the velocity of the targets, which share one noise level per sample."""
     batch = len(targets[0].codes)
     uniform = torch.rand(batch, generator=generator)
-    noise = config.noise_shift * uniform / (1 + (config.noise_shift - 1) * uniform)
+    noise = shifted(uniform, config.noise_shift)
     draw, little, blind = torch.rand(3, batch, generator=generator)
     clean = torch.where(draw < config.context_noise, little * config.most_noise, 0.0)
     told = blind >= config.blind

@@ -34,6 +34,7 @@ from .memory_data import StepTensors, StoryFolder, step_tensors
 from .memory_model import MemoryModel
 from .memory_plan import StepPlan, StepShape, Task, draw_step
 from .memory_ways import MemoryWays, Way
+from .noise_levels import shifted
 from .video_training import TIMESTEP_SCALE, concat_channels
 
 PROBE_EVERY = 100
@@ -110,7 +111,7 @@ class MemoryTrainer(nn.Module):
             step.history.roll(len(step.history) // len(plan.histories)) if swapped else step.history
         )
         uniform = torch.rand(len(step.targets), generator=generator).to(device)
-        sigma = self.noise_shift * uniform / (1 + (self.noise_shift - 1) * uniform)
+        sigma = shifted(uniform, self.noise_shift)
         noise = torch.randn(step.targets.shape, generator=generator).to(device)
         mixed = torch.lerp(step.targets, noise, sigma.view(-1, 1, 1, 1, 1))
         read = self.ways.read(way, memory, plan.task, step, whose)

@@ -46,6 +46,7 @@ from .memory_export import lora_factors
 from .memory_model import MemoryModel
 from .memory_stages import check_same_training
 from .memory_subject import Subject, demo_subject, model_subject
+from .noise_levels import shifted
 from .packed_data import PackedTensors, PackedTrainingConfig, draw_step, step_tensors
 from .story_videos import CutSettings
 from .vae_training import BUILD
@@ -73,7 +74,7 @@ class PackedTrainer(nn.Module):
         generator = torch.Generator().manual_seed(noise_seed)  # on the CPU: equal everywhere
         targets, batch = given.targets.to(device), len(given.targets)
         uniform = torch.rand(batch, generator=generator).to(device)
-        sigma = self.noise_shift * uniform / (1 + (self.noise_shift - 1) * uniform)
+        sigma = shifted(uniform, self.noise_shift)
         noise = torch.randn(targets.shape, generator=generator).to(device)
         mixed = torch.lerp(targets, noise, sigma.view(-1, 1, 1, 1, 1))
         velocity = self.velocity(step, given, self._input(mixed, given.targets), sigma)

@@ -44,6 +44,7 @@ from ..adapters.demo_models import (
 )
 from ..planning.layout import Layout, layout_of_steps, mmpl_t2v
 from .checkpoints import MovingAverage, learning_rate, load_checkpoint, save_checkpoint
+from .noise_levels import shifted
 from .sparse_calls import Call, make_call, velocity
 from .sparse_captions import TEACH_WARM_UP, teach_paths
 from .sparse_data import (
@@ -195,7 +196,7 @@ def flow_loss(
     task = tasks()[batch.task]
     call = make_call(task.layout, task.layout.groups[task.group])
     uniform = torch.rand(len(batch.latents), generator=generator)
-    sigma = config.noise_shift * uniform / (1 + (config.noise_shift - 1) * uniform)
+    sigma = shifted(uniform, config.noise_shift)
     target = batch.latents[:, :, list(call.noisy)]
     noise = torch.randn(target.shape, generator=generator)
     mixed = torch.lerp(target, noise, sigma.view(-1, 1, 1, 1, 1))

@@ -29,6 +29,7 @@ from .checkpoints import (
     save_checkpoint,
     write_tensors,
 )
+from .noise_levels import shifted
 from .text_warm_up import warm_up_text
 from .vae_training import BUILD
 from .video_data import WINDOW_LENGTHS, VideoData, ensure_shards, grey_latents, window_caption
@@ -152,7 +153,7 @@ def flow_loss(
     """
     size = len(batch.latents)
     uniform = torch.rand(size, generator=generator)
-    sigma = config.noise_shift * uniform / (1 + (config.noise_shift - 1) * uniform)
+    sigma = shifted(uniform, config.noise_shift)
     noise = torch.randn(batch.latents.shape, generator=generator)
     mixed = torch.lerp(batch.latents, noise, sigma.view(-1, 1, 1, 1, 1))
     # bfloat16 products: 0.75 s -> 0.54 s on a CPU with avx512_bf16; weights and residual stream
