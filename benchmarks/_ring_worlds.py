@@ -22,10 +22,12 @@ DECODE_AT_ONCE = 2  # clips; 0.033 s a clip on a CPU, 0.070 s with 16
 
 @dataclass(frozen=True)
 class World:
-    """A camera path, its true latents of the history and what is told about every frame."""
+    """A camera path, its true latents of the history and of the latent frame after it, and what is
+    told about every frame."""
 
     take: Any  # training.world.Take
     history: Tensor  # c t h w
+    following: Tensor  # c 1 h w
     condition: Tensor  # t k
 
 
@@ -58,10 +60,10 @@ def world(seed: int, vae: Any) -> World:
     poses = (int(generator.integers(NUM_POSES)) + moves.cumsum()) % NUM_POSES
     take = Take(place, None, None, tuple(int(pose) for pose in poses), ())
     # one latent frame more in front, so that the first of the history is not a single picture
-    whole = Take(place, None, None, (int(poses[0]), *take.poses[: TURN + WALK]), ())
+    whole = Take(place, None, None, (int(poses[0]), *take.poses[: TURN + WALK + 1]), ())
     raw = encode_clip(vae, clip_tensor(render_take(whole))[None])
     latents = comfy.latent_formats.Wan21().process_in(raw)[0, :, 1:]
-    return World(take, latents, conditions(poses, moves, place.word))
+    return World(take, latents[:, :-1], latents[:, -1:], conditions(poses, moves, place.word))
 
 
 @torch.inference_mode()

@@ -10,7 +10,8 @@ framepack          1, 4 and 16 latent frames of the past in growing patches, the
 pooled             coarse to fine with windows 1, 4, 16; coarse codes are averages
 learned            the same with the learned head
 without history    learned, with noise in place of the coarse codes of all that lies behind
-ceiling            the true latents' pictures, for the first latent frames of the history
+ceiling            the true latents' pictures, of the last latent frame of the history (psnr) and of
+                   latent frame 1 (psnr_1)
 other world        true pictures of another world on the same path
 
 psnr and ssim are means over worlds and latent frames 17 to 48 (20, 24 and so on), psnr_N those at
@@ -108,9 +109,14 @@ def row(name: str, shown: dict[int, Tensor], truth: dict[int, Tensor], vae: Any)
 
 
 def ceiling(vae: Any, worlds: Sequence[World]) -> dict[str, Any]:
-    """The VAE alone, on the last latent frame of the true history."""
-    own = pictures(vae, worlds, torch.empty(len(worlds), 16, 0, 8, 8), -1)
-    return {"method": "ceiling", "psnr": decibels(own, true_pictures(worlds, -1))}
+    """The VAE alone: on the last latent frame of the true history, and on latent frame 1."""
+    true = torch.stack([each.following for each in worlds])
+    last, first = (pictures(vae, worlds, true, frame) for frame in (-1, 0))
+    return {
+        "method": "ceiling",
+        "psnr": decibels(last, true_pictures(worlds, -1)),
+        "psnr_1": decibels(first, true_pictures(worlds, 0)),
+    }
 
 
 def decibels(a: Tensor, b: Tensor) -> float:

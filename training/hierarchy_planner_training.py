@@ -61,18 +61,20 @@ class PlannerTrainingConfig:
     a planner cannot begin a film (design, 7.3). `blind` is the share of samples that see noise in
     place of the context and no condition, for guidance; `context_noise` the share whose context has
     a little noise, up to `most_noise`, against drift. `noise_shift` above 1 draws high noise levels
-    more often, where a planner has to recall and not to clean.
+    more often, where a planner has to recall and not to clean. A `width` of 128 is too narrow for
+    codes of 128 channels beside pose, place and noise (docs/log.md).
     """
 
     seed: int = 0
-    steps: int = 14_000
+    width: int = 192
+    steps: int = 24_000
     batch: int = 32
     truncation: tuple[float, float] = (0.05, 0.15)
     blind: float = 0.1
     context_noise: float = 0.3
     most_noise: float = 0.1
     noise_shift: float = 3.0
-    peak_learning_rate: float = 1.5e-3
+    peak_learning_rate: float = 3e-3
     warm_up: int = 200
     decay_from: float = 0.7
     weight_decay: float = 0.01
@@ -163,14 +165,16 @@ def train_planner(
     return average
 
 
-def ring_planner(method: Method, data: RingSteps, seed: int) -> HierarchyPlanner:
+def ring_planner(method: Method, data: RingSteps, width: int, seed: int) -> HierarchyPlanner:
     """A planner with random weights for one method of the ring world.
 
     What is told of a frame begins as loud as its codes are: with torch's own beginning, five times
     quieter, no planner had learned to find a seen pose again after 3,000 steps.
     """
     torch.manual_seed(seed)
-    planner = HierarchyPlanner(PlannerConfig(method.head.code_channels, condition=CONDITION))
+    planner = HierarchyPlanner(
+        PlannerConfig(method.head.code_channels, width=width, condition=CONDITION)
+    )
     assert planner.condition is not None and planner.condition_in is not None
     with torch.no_grad():
         planner.condition.weight.normal_(std=1.0)
@@ -239,7 +243,7 @@ def main(arguments: Sequence[str]) -> int:
     latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
     for name in options.methods or ["learned"]:
         data = RingSteps(known[name], latents, config.truncation)
-        planner = ring_planner(known[name], data, config.seed)
+        planner = ring_planner(known[name], data, config.width, config.seed)
         average = train_planner(planner, data.draw, data.centres, FOLDER / name, config)
         path = (PLANNERS if options.ship else FOLDER) / planner_file(name)
         export_planner(planner, average, known[name], path)

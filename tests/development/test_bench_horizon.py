@@ -116,7 +116,10 @@ def test_a_rollout_continues_the_history_and_counts_its_cost(worlds: Any) -> Non
         PlannerConfig(method.head.code_channels, condition=CONDITION, width=24, heads=2)
     ).eval()
     own = [
-        worlds.World(None, torch.randn(16, 23, 8, 8), torch.randn(40, CONDITION)) for _ in range(3)
+        worlds.World(
+            None, torch.randn(16, 23, 8, 8), torch.randn(16, 1, 8, 8), torch.randn(40, CONDITION)
+        )
+        for _ in range(3)
     ]
     rolled = worlds.roll_out(method, planner, own, 5, Denoising(2))
     assert rolled.latents.shape == (3, 16, 5, 8, 8)

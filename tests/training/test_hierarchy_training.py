@@ -20,6 +20,7 @@ from throughline.planning.rollout_full import FullResolution
 
 PLACES, LEVELS = 4, 3
 GAIN_DB = 2.0  # what learned codes must give more than pooled ones (shared design, 7.2)
+WIDTH = 128  # of planners with random weights
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_the_loss_is_that_of_the_velocity(ring: ModuleType, latents: Tensor) -> 
 
     method = ring.methods(PooledHead(16, LEVELS))["pooled"]
     data = ring.RingSteps(method, latents, (0.0, 0.0))
-    planner = ring_planner(method, data, 0)
+    planner = ring_planner(method, data, WIDTH, 0)
     losses = [
         planner_loss(
             planner,
@@ -190,7 +191,7 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(
     config = PlannerTrainingConfig(steps=4, batch=2)
 
     def train(folder: Path, steps: int) -> dict[str, Tensor]:
-        planner = ring_planner(method, data, 0)
+        planner = ring_planner(method, data, WIDTH, 0)
         # the learning rate follows from the planned steps: only the loop ends earlier
         short = replace(config, steps=steps) if steps < config.steps else config
         return train_planner(planner, data.draw, data.centres, folder, short).values
@@ -215,7 +216,7 @@ def test_a_checkpoint_holds_what_both_optimisers_remember(
 
     method = ring.methods(PooledHead(16, LEVELS))["pooled"]
     data = ring.RingSteps(method, latents, (0.1, 0.2))
-    planner = ring_planner(method, data, 0)
+    planner = ring_planner(method, data, WIDTH, 0)
     config = PlannerTrainingConfig(steps=3, batch=2)
     train_planner(planner, data.draw, data.centres, tmp_path, config)
     with safe_open(tmp_path / "checkpoint.safetensors", "pt") as file:
@@ -234,7 +235,7 @@ def test_high_noise_is_drawn_more_often_where_noise_is_shifted(
 
     method = ring.methods(PooledHead(16, LEVELS))["pooled"]
     data = ring.RingSteps(method, latents, (0.0, 0.0))
-    planner, drawn = training.ring_planner(method, data, 0), []
+    planner, drawn = training.ring_planner(method, data, WIDTH, 0), []
     seen = training.signal_and_noise
     monkeypatch.setattr(training, "signal_and_noise", lambda t: (drawn.append(t), seen(t))[1])
     means = {}
@@ -275,8 +276,9 @@ def test_the_head_trains_and_resumes(comfy: ModuleType, tmp_path: Path) -> None:
 # --- what ships
 
 
-def _held_out_frames() -> tuple[Tensor, Tensor]:
-    """Latent frames `1 c t h w` of two ring places and a story, and marks of single pictures."""
+def _held_out_frames(stories: bool) -> tuple[Tensor, Tensor]:
+    """Latent frames `1 c t h w` of two ring places, with `stories` also of one of those, and marks
+    of single pictures."""
     import comfy.latent_formats as formats
 
     from throughline.adapters.demo_models import VAE_FILE
@@ -290,25 +292,31 @@ def _held_out_frames() -> tuple[Tensor, Tensor]:
 
     vae, story = load_vae(VAE_FILE), memory_story(0, Split.HELD_OUT)
     table = encode_table(vae, [ring_place(seed, Split.HELD_OUT) for seed in range(2)])
+    rings = as_latents(table.float().flatten(0, 2), 1)
+    unmarked = torch.zeros(rings.shape[2], dtype=torch.bool)
+    if not stories:
+        return rings, unmarked
     with torch.no_grad():
         shots = [
             encode_clip(vae, clip_tensor(render(story, shot))[None]) for shot in story.shots[:6]
         ]
     told = formats.Wan21().process_in(torch.cat(shots, dim=2))
-    rings = as_latents(table.float().flatten(0, 2), 1)
     marks = torch.arange(told.shape[2]) % 6 == 0
-    return torch.cat([rings, told], dim=2), torch.cat([torch.zeros(rings.shape[2]) > 0, marks])
+    return torch.cat([rings, told], dim=2), torch.cat([unmarked, marks])
 
 
 @pytest.mark.host
 @torch.no_grad()
-def test_the_shipped_head_is_ahead_of_pooling_on_held_out_worlds(comfy: ModuleType) -> None:
+@pytest.mark.parametrize("ring_alone", [False, True])
+def test_a_shipped_head_is_ahead_of_pooling_on_held_out_worlds(
+    comfy: ModuleType, ring_alone: bool
+) -> None:
     from throughline.memory.hierarchy_format import read_head_file
-    from throughline.training.hierarchy_training import HEAD_FILE
+    from throughline.training.hierarchy_training import HEAD_FILE, RING_HEAD_FILE
 
-    latents, first = _held_out_frames()
+    latents, first = _held_out_frames(stories=not ring_alone)
     grid = HierarchyGrid(8, 8, LEVELS)
-    learned, card = read_head_file(HEAD_FILE)
+    learned, card = read_head_file(RING_HEAD_FILE if ring_alone else HEAD_FILE)
     assert card.latent_format == "Wan21"
 
     def quality(head: HierarchyHead) -> list[float]:
@@ -341,7 +349,7 @@ def test_a_planner_is_shipped_with_its_schedule(
     )
 
     for name, method in ring.methods(PooledHead(16, LEVELS)).items():
-        planner = ring_planner(method, ring.RingSteps(method, latents, (0.0, 0.0)), 0)
+        planner = ring_planner(method, ring.RingSteps(method, latents, (0.0, 0.0)), WIDTH, 0)
         path = tmp_path / planner_file(name)
         export_planner(planner, MovingAverage(planner, 0.9), method, path)
         read, card = read_planner_file(path)
