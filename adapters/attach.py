@@ -105,20 +105,6 @@ def can_remember(model: ModelPatcher) -> None:
     injection_of(model)
 
 
-def project_latents(model: ModelPatcher, latents: Tensor) -> Tensor:
-    """The model's own first projection of latents `b c t h w`, in its input space, to `b d t h w`.
-
-    Input channels beyond the latent's are zero. The model is loaded, so that its LoRAs count; the
-    result is on the device of `latents`, in their type.
-    """
-    injection = injection_of(model)
-    comfy.model_management.load_models_gpu([model])
-    network = model.model.diffusion_model
-    dtype = model.model.get_dtype_inference()
-    projected = injection.project(network, latents.to(device=model.load_device, dtype=dtype))
-    return projected.to(latents)
-
-
 def _add(clone: ModelPatcher, injection: Injection, memory: AttachedMemory) -> None:
     """Put a memory beside those that the clone has, strongest first."""
     options = clone.model_options["transformer_options"]

@@ -146,12 +146,3 @@ def film_frames(segments: Sequence[MacroSegment], grid: FrameGrid) -> int:
         shared = grid.frames(HANDED) if one.segment.start == "tail" else 0
         total += grid.frames(one.kept_latent_frames) - shared
     return total
-
-
-def replanned(segments: Sequence[Segment], index: int) -> tuple[int, ...]:
-    """Indices of the segments whose plan is made anew when that of `index` is: it and those that
-    continue it. Their fills are made anew, too; the fill of a segment alone costs only itself."""
-    last = index + 1
-    while last < len(segments) and segments[last].start == "tail":
-        last += 1
-    return tuple(range(index, last))

@@ -212,7 +212,7 @@ def test_scaled_positions_scale_the_memory_too(tiny: Any) -> None:
 
 @pytest.mark.parametrize("name", REMEMBERING)
 def test_projecting_is_the_models_own_first_layer(name: str, tiny: Any) -> None:
-    from throughline.adapters.attach import project_latents
+    from throughline.adapters.attach import injection_of
 
     model = tiny.FAMILIES[name].model()
     width, channels, _ = REMEMBERING[name]
@@ -220,7 +220,8 @@ def test_projecting_is_the_models_own_first_layer(name: str, tiny: Any) -> None:
     layer = network.img_in.proj if hasattr(network, "img_in") else network.patch_embedding
     low = torch.randn((2, channels, 3, 4, 6), generator=torch.Generator().manual_seed(1))
     missing = layer.weight.shape[1] - channels
-    made = project_latents(model, low)
+    with torch.no_grad():
+        made = injection_of(model).project(network, low)
     own = layer(torch.cat([low, torch.zeros(2, missing, 3, 4, 6)], dim=1))
     assert made.shape == (2, width, 3, *own.shape[3:])
     torch.testing.assert_close(made, own.detach(), atol=1e-6, rtol=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,7 +106,7 @@ def tensors(entry: Any) -> list[tuple[torch.Tensor, ...]]:
 
 @pytest.mark.parametrize("rate", ["2x2x2", "4x4x2"])
 def test_tokens_are_those_of_the_training(demo: Any, load: Any, new_memory: Any, rate: str) -> None:
-    from throughline.adapters.attach import project_latents
+    from throughline.adapters.attach import injection_of
     from throughline.adapters.history import write_clip
     from throughline.memory.encoder import HistoryEncoder, as_tokens
     from throughline.memory.positions import memory_positions
@@ -128,7 +129,7 @@ def test_tokens_are_those_of_the_training(demo: Any, load: Any, new_memory: Any,
         plain = HistoryEncoder(encoder.card.config)
         plain.load_state_dict(encoder.encoder.state_dict())
         latents = form.process_in(given.latents)
-        project = lambda x: project_latents(model, x)  # noqa: E731
+        project = partial(injection_of(model).project, model.model.diffusion_model)
         trained = plain(latents, low, project, said).tokens
         ours = as_tokens(project(piece.low.weight[None].float())) + piece.fine.weight
     assert torch.allclose(piece.low.weight, low[0], atol=1e-3)

@@ -12,7 +12,6 @@ from throughline.planning.macro import (
     hand_off,
     macro_segments,
     planned_length,
-    replanned,
 )
 from throughline.planning.script import parse_storyboard
 from throughline.planning.segments import FilmSettings, Segment, plan_segments
@@ -80,9 +79,6 @@ def test_planned_lengths_reach_the_middle() -> None:
 def test_a_cut_begins_another_chain() -> None:
     segments = segments_of("one.\ntwo.\n[cut] three.\nfour.")
     assert [one.start for one in segments] == ["text", "tail", "text", "tail"]
-    assert replanned(segments, 0) == (0, 1)
-    assert replanned(segments, 1) == (1,)
-    assert replanned(segments, 2) == (2, 3)
 
 
 def test_short_shots_have_short_layouts_and_very_short_ones_are_refused() -> None:
