@@ -65,6 +65,10 @@ CONFIGS = {
     "ring": HeadTrainingConfig(stories=0, steps=4000, story_share=0.0, head=HeadConfig(code=128)),
 }
 FILES = {"film": HEAD_FILE, "ring": RING_HEAD_FILE}
+TITLES = {
+    "film": "Throughline demo hierarchy head",
+    "ring": "Throughline demo ring hierarchy head",
+}
 
 
 @dataclass(frozen=True)
@@ -144,10 +148,10 @@ def train_head(
     return head, average
 
 
-def export_head(head: LearnedHead, average: MovingAverage, path: Path) -> None:
+def export_head(head: LearnedHead, average: MovingAverage, title: str, path: Path) -> None:
     """Write the averaged weights as bfloat16."""
     state = {name: value.to(torch.bfloat16) for name, value in average.values.items()}
-    card = HeadCard(head.config, "Wan21", "Throughline demo hierarchy head", "GPL-3.0-or-later")
+    card = HeadCard(head.config, "Wan21", title, "GPL-3.0-or-later")
     write_head_file(path, state, card)
 
 
@@ -188,7 +192,7 @@ def main(arguments: Sequence[str]) -> int:
     path = FILES[options.head]
     head, average = train_head(data, FOLDER / f"{options.head}_head", config)
     path = path if options.ship else FOLDER / path.name
-    export_head(head, average, path)
+    export_head(head, average, TITLES[options.head], path)
     pooled = PooledHead(config.head.channels, config.head.levels)
     for name, each in (("learned", read_head_file(path)[0]), ("pooled", pooled)):
         quality = ", ".join(f"{value:.1f}" for value in held_out_quality(each, vae)[1:])
