@@ -2,8 +2,8 @@
 
 Acceptance of coarse-to-fine (shared design `hierarchical-latents.md`, sections 8.1 to 8.5): every
 held-out world has been seen for a whole turn and seven latent frames; then 128 latent frames are
-made along a known camera path. All planners have the same size, were trained for as many steps of
-as many tokens on the same worlds, and read 64 tokens per step.
+made along a known camera path. All planners have the same width and depth, were trained for as many
+steps of as many tokens on the same worlds, and read 64 tokens per step.
 
 full-resolution    the last two latent frames, the next two are made
 framepack          1, 4 and 16 latent frames of the past in growing patches, the next one is made
