@@ -61,25 +61,29 @@ class PlannerTrainingConfig:
     a planner cannot begin a film (design, 7.3). `blind` is the share of samples that see noise in
     place of the context and no condition, for guidance; `context_noise` the share whose context has
     a little noise, up to `most_noise`, against drift. `noise_shift` above 1 draws high noise levels
-    more often, where a planner has to recall and not to clean. A `width` of 128 is too narrow for
-    codes of 128 channels beside pose, place and noise (docs/log.md).
+    more often, where a planner has to recall and not to clean. What is not said is the film
+    planner's.
     """
 
     seed: int = 0
-    width: int = 192
-    steps: int = 24_000
+    steps: int = 2_800
     batch: int = 32
     truncation: tuple[float, float] = (0.05, 0.15)
     blind: float = 0.1
     context_noise: float = 0.3
     most_noise: float = 0.1
     noise_shift: float = 3.0
-    peak_learning_rate: float = 3e-3
+    peak_learning_rate: float = 1.5e-3
     warm_up: int = 200
     decay_from: float = 0.7
     weight_decay: float = 0.01
     average_decay: float = 0.998
     threads: int = 1
+
+
+RING = PlannerTrainingConfig(steps=24_000, peak_learning_rate=3e-3)
+RING_WIDTH = 192
+"""128 is too narrow for codes of 128 channels beside pose, place and noise (docs/log.md)."""
 
 
 def planner_loss(
@@ -220,14 +224,13 @@ def main(arguments: Sequence[str]) -> int:
     """Train the planners that are named, one after the other; `--ship` replaces shipped files."""
     from .vae_export import load_vae
 
-    defaults = PlannerTrainingConfig()
     parser = argparse.ArgumentParser(prog="dev.py train hierarchy-planner", description=__doc__)
     parser.add_argument("methods", nargs="*", help=f"of {', '.join(ROLLOUTS)}; default learned")
     parser.add_argument("--ship", action="store_true", help="write into weights/")
     parser.add_argument("--places", type=int, default=CONFIGS["ring"].places)
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--steps", type=int, default=RING.steps)
+    parser.add_argument("--batch", type=int, default=RING.batch)
+    parser.add_argument("--seed", type=int, default=RING.seed)
     options = parser.parse_args(arguments)
     if not RING_HEAD_FILE.exists():
         parser.error(
@@ -237,13 +240,13 @@ def main(arguments: Sequence[str]) -> int:
     for name in options.methods:
         if name not in known:
             parser.error(f"a method must be one of {', '.join(known)}, got {name}")
-    config = replace(defaults, steps=options.steps, batch=options.batch, seed=options.seed)
+    config = replace(RING, steps=options.steps, batch=options.batch, seed=options.seed)
     torch.set_num_threads(config.threads)
     tables = ensure_tables(load_vae(VAE_FILE), FOLDER, options.places)
     latents = torch.cat([load_file(path)["latents"] for path in tables])[: options.places]
     for name in options.methods or ["learned"]:
         data = RingSteps(known[name], latents, config.truncation)
-        planner = ring_planner(known[name], data, config.width, config.seed)
+        planner = ring_planner(known[name], data, RING_WIDTH, config.seed)
         average = train_planner(planner, data.draw, data.centres, FOLDER / name, config)
         path = (PLANNERS if options.ship else FOLDER) / planner_file(name)
         export_planner(planner, average, known[name], path)
