@@ -1,4 +1,4 @@
-"""A film as a chain of planned segments: what each hands to the next, and what redoing one costs.
+"""A film as a chain of planned segments: how long they are, and what each hands to the next.
 
 MMPL (arXiv 2508.03334): the plan of a segment needs only the last anchors of the segment before,
 never its filled frames; so the plans are a short serial spine, and the fills hang from it one by

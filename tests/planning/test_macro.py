@@ -1,4 +1,4 @@
-"""The chain of plans: hand-off, lengths, and what redoing a segment costs."""
+"""The chain of plans: hand-off, lengths and cuts."""
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ def test_planned_lengths_reach_the_middle() -> None:
 def test_a_cut_begins_another_chain() -> None:
     segments = segments_of("one.\ntwo.\n[cut] three.\nfour.")
     assert [one.start for one in segments] == ["text", "tail", "text", "tail"]
+    planned = macro_segments(segments, mmpl_t2v)
+    whole = sum(WAN.frames(one.kept_latent_frames) for one in planned)
+    assert film_frames(planned, WAN) == whole - 2 * 5  # five shared frames per chain, none at a cut
 
 
 def test_short_shots_have_short_layouts_and_very_short_ones_are_refused() -> None:
